@@ -1,0 +1,1 @@
+//! IDENTIFY: which address is asking?

@@ -1,0 +1,212 @@
+//! The configuration in force: every value in it is already valid.
+//!
+//! What the operator wrote is read by [`file`] (as written → as meant, all mistakes at once), so
+//! nothing behind this module ever meets a half-checked value.
+
+pub mod file;
+pub mod secret;
+pub mod units;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use secret::Secret;
+pub use units::{ByteSize, Rate};
+
+/// Everything that `usher.yaml` says, defaults filled in and every value checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Sockets to accept clients on; at least one.
+    pub listen: Vec<Listen>,
+    /// Directory of the SQLite file and of generated secrets.
+    pub state_dir: PathBuf,
+    /// Where users and keys are kept.
+    pub database: Database,
+    /// Who may come in.
+    pub auth: Auth,
+    /// Tiers by name; `free`, `premium` and `admin` always exist.
+    pub tiers: BTreeMap<String, Tier>,
+    /// Extra restrictions: route path → the only tiers that may use it.
+    pub restrict: BTreeMap<String, BTreeSet<String>>,
+    /// The instances; at least one, names unique.
+    pub upstreams: Vec<Upstream>,
+    /// Bounds of the queue in front of the instances.
+    pub balance: Balance,
+    /// How instances are probed.
+    pub health: Health,
+    /// How long each step may take.
+    pub timeouts: Timeouts,
+    /// How large things may grow.
+    pub limits: Limits,
+    /// The instance that model management goes to when the client names none.
+    pub manage_default: Option<String>,
+    /// Worker threads of the proxy; at least 1.
+    pub threads: usize,
+    /// What is logged.
+    pub log: Log,
+}
+
+/// One socket to accept clients on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listen {
+    /// Address and port; port 0 lets the system choose.
+    pub address: SocketAddr,
+}
+
+/// Where users and keys are kept.
+#[derive(Clone, Debug)]
+pub enum Database {
+    /// A PostgreSQL server; the URL may hold a password.
+    Postgres(Secret),
+    /// The built-in database in this file.
+    Sqlite(PathBuf),
+}
+
+/// Who may come in.
+#[derive(Clone, Debug)]
+pub struct Auth {
+    /// Name of the header that carries an API key.
+    pub api_key_header: http::HeaderName,
+    /// How long known identities are served while the database does not answer.
+    pub max_stale: Duration,
+}
+
+/// A tier: a role with limits.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tier {
+    /// Route classes that the tier may use.
+    pub allow: BTreeSet<RouteClass>,
+    /// Patterns of the models it may use (`*` matches any run of characters); `None` is all.
+    pub models: Option<Vec<String>>,
+    /// Seats that one user holds at once.
+    pub concurrency: u32,
+    /// Longest wait in the queue; `None` is `balance.max_queue_wait`.
+    pub max_queue_wait: Option<Duration>,
+    /// Whether requests may leave the box (models named `…:cloud`, web-search tools).
+    pub cloud: bool,
+}
+
+/// What a route is for; a tier allows classes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RouteClass {
+    /// Administration of Usher itself.
+    Admin,
+    /// Costs GPU time.
+    Inference,
+    /// Changes the models on an instance.
+    Manage,
+    /// Reads without cost.
+    Read,
+}
+
+/// One instance behind the gateway.
+#[derive(Clone, Debug)]
+pub struct Upstream {
+    /// Its name in logs, headers and answers.
+    pub name: String,
+    /// What it speaks.
+    pub kind: UpstreamKind,
+    /// `http` or `https`.
+    pub tls: bool,
+    /// Host as written, for `Host` and TLS server name.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// Requests that it works on at once.
+    pub slots: u32,
+    /// Slots of particular models, by the name as written.
+    pub model_slots: BTreeMap<String, u32>,
+    /// The credential that it wants, sent as `Authorization: Bearer`.
+    pub api_key: Option<Secret>,
+}
+
+/// What an instance speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UpstreamKind {
+    /// Ollama: `/api` and `/v1`.
+    Ollama,
+    /// Any other OpenAI-compatible server: `/v1` alone.
+    OpenAi,
+}
+
+/// Bounds of the queue in front of the instances.
+#[derive(Clone, Debug)]
+pub struct Balance {
+    /// Requests that wait, in all.
+    pub queue: usize,
+    /// Requests that wait, of one user.
+    pub queue_per_user: usize,
+    /// Longest wait.
+    pub max_queue_wait: Duration,
+}
+
+/// How instances are probed.
+#[derive(Clone, Debug)]
+pub struct Health {
+    /// Time between two probes of an instance.
+    pub interval: Duration,
+    /// Time that a probe may take.
+    pub timeout: Duration,
+    /// Failures in a row that take an instance out.
+    pub fall: u32,
+    /// Successes in a row that bring it back.
+    pub rise: u32,
+}
+
+/// How long each step may take.
+#[derive(Clone, Debug)]
+pub struct Timeouts {
+    /// The whole request head.
+    pub header: Duration,
+    /// The whole request body.
+    pub body: Duration,
+    /// Connecting to an instance.
+    pub connect: Duration,
+    /// From the request's last byte to the response's first, model load included.
+    pub first_byte: Duration,
+    /// Between two bytes of a response; also a client that stops reading.
+    pub idle: Duration,
+    /// The whole request.
+    pub total: Duration,
+    /// How long a stopping server lets streams finish.
+    pub drain: Duration,
+}
+
+/// How large things may grow.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// One request body, bytes.
+    pub body: u64,
+    /// Request bodies held at once, bytes.
+    pub body_memory: u64,
+    /// Request bodies held at once for one user, bytes.
+    pub body_memory_per_user: u64,
+    /// One request head, bytes.
+    pub headers: usize,
+    /// Open client connections.
+    pub connections: usize,
+    /// Open connections of one client address.
+    pub connections_per_ip: usize,
+}
+
+/// What is logged.
+#[derive(Clone, Debug)]
+pub struct Log {
+    /// Form of the access log.
+    pub access: AccessFormat,
+    /// Level of everything else, unless `RUST_LOG` says otherwise.
+    pub level: log::LevelFilter,
+}
+
+/// Form of the access log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AccessFormat {
+    /// One JSON object a line.
+    Json,
+    /// No access lines.
+    Off,
+    /// `key=value` pairs.
+    Text,
+}

@@ -1,0 +1,25 @@
+//! Usher: the front door of a GPU box.
+//!
+//! A request walks through the modules in the order of this list; a line of code belongs to the
+//! module that is named after its step.
+
+// LISTEN and tell the story.
+pub mod cli;
+pub mod config;
+pub mod gateway;
+pub mod server;
+
+// The steps, in the order a request meets them.
+pub mod client;
+pub mod route;
+pub mod auth;
+pub mod policy;
+pub mod model;
+pub mod payload;
+pub mod scheduler;
+pub mod upstream;
+pub mod usage;
+pub mod telemetry;
+
+// What the steps keep.
+pub mod store;

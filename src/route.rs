@@ -1,0 +1,1 @@
+//! ROUTE: method and path to what is to be done.

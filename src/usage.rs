@@ -1,0 +1,1 @@
+//! ACCOUNT: token counts, read from passing chunks.
