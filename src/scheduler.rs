@@ -1,1 +1,90 @@
-//! SEAT.
+//! SEAT: who goes next, and to which instance.
+//!
+//! A request waits here, bound to no instance, until a slot of an instance that can serve it is
+//! free; so there is one queue for the whole box, and never more than `slots` requests are in
+//! flight anywhere. Ollama's own queue in front of a loaded model is unbounded and first come,
+//! first served per instance, which is why nothing is ever parked there.
+//!
+//! [`core`] decides, purely: time is an argument. This shell owns the mutex and the wakers. A
+//! [`Seat`] is a guard: dropping it, in any state and on any path, frees the slot and wakes the
+//! next.
+
+pub mod breaker;
+pub mod core;
+mod seat;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+pub use self::core::{Full, InstanceView, Nowhere, Refused, Surface, Wish};
+pub use self::seat::{Outcome, Seat, Ticket};
+
+use self::core::Core;
+use crate::config::{Balance, Upstream};
+use crate::model::ModelKey;
+
+/// The queue of the whole box and the counters of every instance.
+pub struct Scheduler {
+    core: Mutex<Core>,
+}
+
+impl Scheduler {
+    /// A scheduler for these instances, in this order; each counts as down until
+    /// [`Self::learn`] says otherwise.
+    pub fn new(upstreams: &[Upstream], balance: &Balance) -> Self {
+        Self { core: Mutex::new(Core::new(upstreams, balance)) }
+    }
+
+    /// Takes a place in the queue, which may be a seat at once.
+    pub fn enter(self: &Arc<Self>, wish: Wish) -> Result<Ticket, Refused> {
+        let mut core = self.core.lock();
+        let admitted = core.arrive(wish, Instant::now())?;
+        drop(core);
+        Ok(Ticket::new(Arc::clone(self), admitted))
+    }
+
+    /// An instance that is up and has the model, for a request that costs it nothing: no seat is
+    /// taken, the one that works on least is named.
+    pub fn find(
+        &self,
+        model: Option<&ModelKey>,
+        surface: Surface,
+        excluded: &[usize],
+    ) -> Result<usize, Nowhere> {
+        self.core.lock().find(model, surface, excluded)
+    }
+
+    /// What a probe found out about an instance. Seats that this frees are given away.
+    pub fn learn(&self, instance: usize, facts: Facts) {
+        self.core.lock().learn(instance, facts, Instant::now());
+    }
+
+    /// The counters of every instance, in configuration order.
+    pub fn instances(&self) -> Vec<InstanceView> {
+        self.core.lock().views()
+    }
+
+    /// Requests that wait.
+    pub fn waiting(&self) -> usize {
+        self.core.lock().waiting()
+    }
+
+    /// Seconds after which a refused client may sensibly come again, 1 to 60.
+    pub fn retry_after(&self) -> u64 {
+        let wait: Duration = self.core.lock().expected_wait();
+        wait.as_secs_f64().ceil().clamp(1.0, 60.0) as u64
+    }
+}
+
+/// What a probe found out about an instance.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    /// Its probes succeed.
+    pub up: bool,
+    /// Models that it has.
+    pub models: Arc<std::collections::HashSet<ModelKey>>,
+    /// Models in its memory.
+    pub residents: Arc<std::collections::HashSet<ModelKey>>,
+}

@@ -1,0 +1,44 @@
+//! How Pingora reaches an instance.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::time::Duration;
+
+use pingora::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
+
+use super::Instance;
+use crate::config::Timeouts;
+
+/// A pooled connection that idles for longer is closed. Ollama itself never closes idle ones.
+const POOL_IDLE: Duration = Duration::from_secs(60);
+
+/// The prototype that every request to this instance clones. Names are resolved here, off the
+/// request path: `HttpPeer::new` would resolve them blocking, and panic when that fails.
+pub fn prototype(instance: &Instance, timeouts: &Timeouts) -> Result<HttpPeer, PeerError> {
+    let config = &instance.config;
+    let address = resolve(&config.host, config.port)?;
+    let mut peer = HttpPeer::new(address, config.tls, config.host.clone());
+    let options = &mut peer.options;
+    options.connection_timeout = Some(timeouts.connect);
+    options.total_connection_timeout = Some(timeouts.connect * 2);
+    // the watchdog of each request keeps the first-byte and idle limits apart; this is its net
+    options.read_timeout = Some(timeouts.first_byte.max(timeouts.idle) + Duration::from_secs(5));
+    options.write_timeout = Some(timeouts.body);
+    options.idle_timeout = Some(POOL_IDLE);
+    options.http_upstream_request_policy = HttpUpstreamRequestPolicy::deny_upgrades();
+    Ok(peer)
+}
+
+/// An instance's address cannot be found.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot resolve {host}: {cause}")]
+pub struct PeerError {
+    host: String,
+    cause: String,
+}
+
+fn resolve(host: &str, port: u16) -> Result<SocketAddr, PeerError> {
+    let failed = |cause: String| PeerError { host: host.to_owned(), cause };
+    let mut addresses =
+        (host, port).to_socket_addrs().map_err(|error| failed(error.to_string()))?;
+    addresses.next().ok_or_else(|| failed("it has no address".to_owned()))
+}
