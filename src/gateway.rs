@@ -1,1 +1,250 @@
-//! THE STORY.
+//! THE STORY: how a request travels, phase by phase, in the order in which it meets them.
+
+mod admit;
+pub mod body;
+pub mod ctx;
+pub mod finish;
+pub mod front;
+mod headers;
+mod lint;
+mod local;
+mod refusal;
+mod relay;
+mod watchdog;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use async_trait::async_trait;
+use bytes::Bytes;
+use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::modules::http::HttpModules;
+use pingora::protocols::Digest;
+use pingora::proxy::{FailToProxy, ProxyHttp, Session};
+use pingora::upstreams::peer::HttpPeer;
+use pingora::{Error, Result};
+
+use crate::auth::verdict::Authenticator;
+use crate::config::{Config, Timeouts};
+use crate::scheduler::Scheduler;
+use crate::upstream::Fleet;
+use admit::{Admitted, Stop};
+use body::Budget;
+use ctx::Ctx;
+use finish::Counter;
+use refusal::Refusal;
+
+/// Everything that a request may need on its way.
+pub struct Gateway {
+    config: Arc<ArcSwap<Config>>,
+    authenticator: Arc<Authenticator>,
+    scheduler: Arc<Scheduler>,
+    fleet: Arc<Fleet>,
+    /// How to reach each instance, in the fleet's order.
+    peers: Vec<HttpPeer>,
+    bodies: Arc<Budget>,
+    in_flight: Counter,
+    draining: Arc<AtomicBool>,
+}
+
+/// What a [`Gateway`] is made of.
+pub struct Parts {
+    /// The configuration in force.
+    pub config: Arc<ArcSwap<Config>>,
+    /// Knows who is asking.
+    pub authenticator: Arc<Authenticator>,
+    /// Gives seats.
+    pub scheduler: Arc<Scheduler>,
+    /// The instances.
+    pub fleet: Arc<Fleet>,
+    /// How to reach each of them.
+    pub peers: Vec<HttpPeer>,
+    /// Set when the server is stopping.
+    pub draining: Arc<AtomicBool>,
+}
+
+impl Gateway {
+    /// Puts the parts together.
+    pub fn new(parts: Parts) -> Self {
+        Self {
+            config: parts.config,
+            authenticator: parts.authenticator,
+            scheduler: parts.scheduler,
+            fleet: parts.fleet,
+            peers: parts.peers,
+            bodies: Budget::new(),
+            in_flight: Counter::default(),
+            draining: parts.draining,
+        }
+    }
+
+    /// Counts the requests in flight, for the drain.
+    pub fn in_flight(&self) -> Counter {
+        self.in_flight.clone()
+    }
+
+    fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+}
+
+/// What holds for a client's connection while a request is worked on.
+fn settle(session: &mut Session, timeouts: &Timeouts) {
+    session.set_read_timeout(Some(timeouts.body));
+    session.set_write_timeout(Some(timeouts.idle));
+    session.set_total_drain_timeout(Some(refusal::LINGER));
+}
+
+#[async_trait]
+impl ProxyHttp for Gateway {
+    type CTX = Ctx;
+
+    fn new_ctx(&self) -> Ctx {
+        Ctx::new(self.config.load_full(), self.in_flight.enter())
+    }
+
+    /// No module: the default one compresses, and a compressor holds tokens back.
+    fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
+
+    async fn early_request_filter(&self, session: &mut Session, ctx: &mut Ctx) -> Result<()> {
+        ctx.meet(session);
+        settle(session, &ctx.config.timeouts);
+        session.set_keepalive(self.keepalive(session));
+        Ok(())
+    }
+
+    /// Everything that can say no, then the routes that are answered here.
+    async fn request_filter(&self, session: &mut Session, ctx: &mut Ctx) -> Result<bool> {
+        let refusal = match admit::admit(self, session, ctx).await {
+            Ok(Admitted::Proxied) => return Ok(false),
+            Ok(Admitted::Local(action)) => local::answer(self, session, ctx, action).await?,
+            Err(Stop::Refused(refusal)) => Some(refusal),
+            Err(Stop::Gone(error)) => return Err(error),
+        };
+        if let Some(refusal) = refusal {
+            let refusal = ctx.refusal.insert(refusal);
+            refusal::write(session, refusal, ctx.dialect, &ctx.request_id).await?;
+        }
+        Ok(true)
+    }
+
+    async fn upstream_peer(&self, session: &mut Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
+        relay::choose(self, session, ctx).await
+    }
+
+    fn fail_to_connect(
+        &self,
+        _session: &mut Session,
+        _peer: &HttpPeer,
+        ctx: &mut Ctx,
+        error: Box<Error>,
+    ) -> Box<Error> {
+        relay::not_connected(self, ctx, error)
+    }
+
+    async fn connected_to_upstream(
+        &self,
+        _session: &mut Session,
+        _reused: bool,
+        _peer: &HttpPeer,
+        _fd: std::os::unix::io::RawFd,
+        _digest: Option<&Digest>,
+        ctx: &mut Ctx,
+    ) -> Result<()> {
+        relay::connected(ctx);
+        Ok(())
+    }
+
+    async fn upstream_request_filter(
+        &self,
+        session: &mut Session,
+        request: &mut RequestHeader,
+        ctx: &mut Ctx,
+    ) -> Result<()> {
+        let Some(instance) = self.instance(ctx) else { return Err(relay::no_target()) };
+        *request = headers::to_instance(session.req_header(), request, instance, ctx)?;
+        Ok(())
+    }
+
+    /// The kept body takes the place of what Pingora has of it: the same on every attempt.
+    async fn request_body_filter(
+        &self,
+        _session: &mut Session,
+        body: &mut Option<Bytes>,
+        end_of_stream: bool,
+        ctx: &mut Ctx,
+    ) -> Result<()> {
+        if let Some(kept) = &ctx.body {
+            *body = end_of_stream.then(|| kept.clone());
+        }
+        Ok(())
+    }
+
+    async fn upstream_response_filter(
+        &self,
+        session: &mut Session,
+        response: &mut ResponseHeader,
+        ctx: &mut Ctx,
+    ) -> Result<()> {
+        relay::answered(self, session, response, ctx)
+    }
+
+    async fn response_filter(
+        &self,
+        _session: &mut Session,
+        response: &mut ResponseHeader,
+        ctx: &mut Ctx,
+    ) -> Result<()> {
+        match self.instance(ctx) {
+            Some(instance) => headers::to_client(response, instance, ctx),
+            None => Ok(()),
+        }
+    }
+
+    fn response_body_filter(
+        &self,
+        _session: &mut Session,
+        body: &mut Option<Bytes>,
+        end_of_stream: bool,
+        ctx: &mut Ctx,
+    ) -> Result<Option<Duration>> {
+        relay::passing(body, end_of_stream, ctx);
+        Ok(None)
+    }
+
+    fn error_while_proxy(
+        &self,
+        _peer: &HttpPeer,
+        session: &mut Session,
+        error: Box<Error>,
+        ctx: &mut Ctx,
+        client_reused: bool,
+    ) -> Box<Error> {
+        relay::broken(self, session, error, ctx, client_reused)
+    }
+
+    async fn fail_to_proxy(
+        &self,
+        session: &mut Session,
+        error: &Error,
+        ctx: &mut Ctx,
+    ) -> FailToProxy {
+        relay::give_up(self, session, error, ctx).await
+    }
+
+    async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Ctx) {
+        finish::finish(self, session, error, ctx);
+    }
+
+    /// The access line tells it, once.
+    fn suppress_error_log(&self, _session: &Session, _ctx: &Ctx, _error: &Error) -> bool {
+        true
+    }
+
+    /// Never the path as sent: it may hold what does not belong in a log.
+    fn request_summary(&self, _session: &Session, ctx: &Ctx) -> String {
+        format!("request {} for {}", ctx.request_id, ctx.route_path())
+    }
+}

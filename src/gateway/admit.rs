@@ -1,0 +1,349 @@
+//! Everything that can say no, in order.
+//!
+//! What the head can decide is decided before a byte of the body is read: an unknown caller costs
+//! a hash and a lookup. Each step adds what it found to [`Ctx`].
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use pingora::protocols::http::ServerSession;
+use pingora::proxy::Session;
+use pingora::{Error, ErrorType};
+
+use super::Gateway;
+use super::body::{self, Unread};
+use super::ctx::{Ctx, Target};
+use super::refusal::Refusal;
+use crate::auth::AuthError;
+use crate::model::ModelName;
+use crate::payload::{self, Payload};
+use crate::policy::{self, RoutePermit};
+use crate::route::{self, Action, BodyKind, Class, Inference, NoRoute, StreamFormat};
+use crate::scheduler::{Refused, Seat, Surface, Ticket, Wish};
+use crate::telemetry::security_log::SecurityEvent;
+
+/// Bodies above this size are looked at on a thread of their own, so that a worker's other
+/// streams do not wait for it.
+const LARGE: usize = 256 * 1024;
+
+/// Why a request goes no further.
+pub enum Stop {
+    /// It is refused.
+    Refused(Refusal),
+    /// The client left.
+    Gone(Box<Error>),
+}
+
+impl<R: Into<Refusal>> From<R> for Stop {
+    fn from(refusal: R) -> Self {
+        Self::Refused(refusal.into())
+    }
+}
+
+impl From<Unread> for Stop {
+    fn from(unread: Unread) -> Self {
+        match unread {
+            Unread::Gone(error) => Self::Gone(error),
+            Unread::Refused(refusal) => Self::Refused(refusal),
+        }
+    }
+}
+
+/// What an admitted request is.
+pub enum Admitted {
+    /// To be answered here.
+    Local(Action),
+    /// To be sent to [`Ctx::target`].
+    Proxied,
+}
+
+/// Takes a request from its head to its place.
+pub async fn admit(
+    gateway: &Gateway,
+    session: &mut Session,
+    ctx: &mut Ctx,
+) -> Result<Admitted, Stop> {
+    let route = find_route(session, ctx)?;
+    let Class::Guarded(_) = route.class else { return Ok(Admitted::Local(route.action)) };
+    authenticate(gateway, session, ctx).await?;
+    let permit = authorise(ctx, route)?;
+    refuse_encoded(session)?;
+    match route.action {
+        Action::Infer(inference) => {
+            let payload = read_payload(gateway, session, ctx, inference.body).await?;
+            ask_for_usage(ctx, inference, &payload);
+            let model = payload.model.clone().unwrap_or_default();
+            name_model(ctx, &permit, &model, payload.web_search)?;
+            take_seat(gateway, session, ctx, &permit).await?;
+            Ok(Admitted::Proxied)
+        }
+        Action::Show => {
+            let payload = read_payload(gateway, session, ctx, BodyKind::Json).await?;
+            let model = payload.model_or_name().unwrap_or_default().to_owned();
+            name_model(ctx, &permit, &model, false)?;
+            find_instance(gateway, ctx)?;
+            Ok(Admitted::Proxied)
+        }
+        Action::CountTokens => {
+            let payload = read_payload(gateway, session, ctx, BodyKind::Json).await?;
+            name_model(ctx, &permit, &payload.model.unwrap_or_default(), false)?;
+            Ok(Admitted::Local(route.action))
+        }
+        Action::Manage(_) => {
+            choose_managed(gateway, session, ctx)?;
+            Ok(Admitted::Proxied)
+        }
+        local => {
+            ctx.permit = Some(permit);
+            Ok(Admitted::Local(local))
+        }
+    }
+}
+
+fn find_route(session: &Session, ctx: &mut Ctx) -> Result<&'static route::Route, Refusal> {
+    let head = session.req_header();
+    let path = head.raw_path();
+    let path = path.split(|byte| *byte == b'?').next().unwrap_or_default();
+    let found = route::find(&head.method, path).inspect_err(|no_route| {
+        ctx.dialect = match no_route {
+            NoRoute::NotFound(dialect) | NoRoute::MethodNotAllowed { dialect, .. } => *dialect,
+        };
+    })?;
+    ctx.route = Some(found.route);
+    ctx.dialect = found.route.dialect;
+    ctx.upstream_path = found.upstream_path();
+    ctx.parameter = found.parameter.map(|parameter| parameter.into_owned());
+    Ok(found.route)
+}
+
+async fn authenticate(
+    gateway: &Gateway,
+    session: &Session,
+    ctx: &mut Ctx,
+) -> Result<(), Refusal> {
+    let begun = Instant::now();
+    let header = &ctx.config.auth.api_key_header;
+    let headers = &session.req_header().headers;
+    let found = gateway.authenticator.authenticate(headers, header, jiff::Timestamp::now()).await;
+    ctx.timings.auth = Some(begun.elapsed());
+    match found {
+        Ok(principal) => {
+            ctx.principal = Some(principal);
+            Ok(())
+        }
+        Err(error) => {
+            log_failure(ctx, &error);
+            Err(error.into())
+        }
+    }
+}
+
+fn log_failure(ctx: &Ctx, error: &AuthError) {
+    let key = match error {
+        AuthError::InvalidKey { public_id, .. } => public_id.as_deref(),
+        _ => None,
+    };
+    SecurityEvent {
+        event: "auth_failure",
+        address: ctx.client.ip(),
+        request_id: &ctx.request_id,
+        route: ctx.route_path(),
+        key,
+        user_id: None,
+        reason: &error.to_string(),
+    }
+    .write();
+}
+
+fn log_denial(ctx: &Ctx, reason: &str) {
+    let identity = ctx.principal.as_ref().map(|principal| &principal.identity);
+    SecurityEvent {
+        event: "denied",
+        address: ctx.client.ip(),
+        request_id: &ctx.request_id,
+        route: ctx.route_path(),
+        key: identity.and_then(|identity| identity.key.public_id.as_deref()),
+        user_id: identity.map(|identity| identity.user.id),
+        reason,
+    }
+    .write();
+}
+
+fn authorise(ctx: &Ctx, route: &'static route::Route) -> Result<RoutePermit, Refusal> {
+    let Some(principal) = &ctx.principal else { return Err(AuthError::Missing.into()) };
+    policy::authorise_route(principal, route, &ctx.config.as_ref().into()).map_err(|denied| {
+        log_denial(ctx, &denied.to_string());
+        denied.into()
+    })
+}
+
+/// A body that we cannot read is a body that we cannot judge, and Ollama unpacks zstd on `/v1`.
+fn refuse_encoded(session: &Session) -> Result<(), Refusal> {
+    match session.get_header("content-encoding") {
+        None => Ok(()),
+        Some(value) if value.as_bytes().eq_ignore_ascii_case(b"identity") => Ok(()),
+        Some(_) => Err(Refusal::new(
+            415,
+            "content_encoding",
+            "Content-Encoding is not supported on requests: send the body as it is",
+        )),
+    }
+}
+
+async fn read_payload(
+    gateway: &Gateway,
+    session: &mut Session,
+    ctx: &mut Ctx,
+    kind: BodyKind,
+) -> Result<Payload, Stop> {
+    let limits = &ctx.config.limits;
+    let user = ctx.user_id();
+    let mut share =
+        gateway.bodies.share(user, limits.body_memory, limits.body_memory_per_user);
+    let time = ctx.config.timeouts.body;
+    let body = body::read(session, limits.body, time, &mut share).await?;
+    super::settle(session, &ctx.config.timeouts);
+    ctx.reservation = Some(share);
+    ctx.body = Some(body.clone());
+    let content_type = match kind {
+        BodyKind::Json => None,
+        BodyKind::Multipart => Some(header_text(session, "content-type")),
+    };
+    Ok(inspect(body, content_type).await?)
+}
+
+async fn inspect(body: Bytes, content_type: Option<String>) -> Result<Payload, Refusal> {
+    let look = move |body: &[u8]| match &content_type {
+        None => payload::inspect(body),
+        Some(content_type) => payload::inspect_form(body, content_type),
+    };
+    if body.len() <= LARGE {
+        return Ok(look(&body)?);
+    }
+    let looked = tokio::task::spawn_blocking(move || look(&body)).await;
+    Ok(looked.map_err(|error| Refusal::internal(error.to_string()))??)
+}
+
+fn header_text(session: &Session, name: &str) -> String {
+    let value = session.get_header(name).and_then(|value| value.to_str().ok());
+    value.unwrap_or_default().to_owned()
+}
+
+/// Streams of `/v1` say nothing about tokens unless asked; what we ask for, the client never sees.
+fn ask_for_usage(ctx: &mut Ctx, inference: Inference, payload: &Payload) {
+    let streams = payload.stream.unwrap_or_else(|| inference.stream.is_default());
+    ctx.streams = streams;
+    if inference.stream == StreamFormat::Chunks && streams && !payload.include_usage {
+        ctx.body = ctx.body.take().map(|body| payload::with_usage(&body, payload));
+        ctx.strip_usage = true;
+    }
+}
+
+fn name_model(
+    ctx: &mut Ctx,
+    permit: &RoutePermit,
+    written: &str,
+    web_search: bool,
+) -> Result<(), Refusal> {
+    let name = ModelName::parse(written)
+        .map_err(|error| Refusal::bad_request(format!("field 'model': {error}")))?;
+    let searching = if web_search { permit.authorise_web_search() } else { Ok(()) };
+    let allowed = searching.and_then(|()| permit.authorise_model(&name));
+    ctx.cloud = name.is_cloud();
+    ctx.model = Some(name);
+    allowed.map_err(|denied| {
+        log_denial(ctx, &denied.to_string());
+        denied.into()
+    })
+}
+
+async fn take_seat(
+    gateway: &Gateway,
+    session: &mut Session,
+    ctx: &mut Ctx,
+    permit: &RoutePermit,
+) -> Result<(), Stop> {
+    let wish = Wish {
+        model: ctx.model.as_ref().map(|model| model.key().clone()),
+        surface: if ctx.upstream_path.starts_with("/v1/") { Surface::V1 } else { Surface::Ollama },
+        user: ctx.user_id(),
+        concurrency: permit.concurrency(),
+        excluded: Vec::new(),
+        number: None,
+    };
+    ctx.max_wait = permit.max_queue_wait();
+    ctx.wish = Some(wish.clone());
+    let ticket = gateway.scheduler.enter(wish).map_err(|refused| no_place(gateway, ctx, refused))?;
+    let seat = wait_for_seat(gateway, session, ctx, ticket).await?;
+    ctx.take(Target::Seat(seat));
+    Ok(())
+}
+
+/// Waits for the seat and watches the client meanwhile: nobody else does.
+pub async fn wait_for_seat(
+    gateway: &Gateway,
+    session: &mut Session,
+    ctx: &mut Ctx,
+    ticket: Ticket,
+) -> Result<Seat, Stop> {
+    let begun = Instant::now();
+    let body_done = session.is_body_done();
+    let patience = ctx.max_wait.saturating_sub(ctx.timings.queue.unwrap_or_default());
+    let outcome = tokio::select! {
+        biased;
+        seat = ticket.seat() => Ok(seat),
+        gone = client_gone(&mut session.downstream_session), if body_done => Err(Stop::Gone(gone)),
+        () = tokio::time::sleep(patience) => {
+            let retry_after = gateway.scheduler.retry_after();
+            let detail = "No seat became free in time";
+            Err(Stop::Refused(Refusal::unavailable("queue_timeout", detail, retry_after)))
+        }
+    };
+    *ctx.timings.queue.get_or_insert_default() += begun.elapsed();
+    outcome
+}
+
+/// Resolves when the client closes its connection, or breaks the protocol. The probe reads one
+/// byte and is safe to cancel.
+async fn client_gone(session: &mut ServerSession) -> Box<Error> {
+    match session.read_body_or_idle(true).await {
+        Err(error) => error.into_down(),
+        Ok(_) => Error::new_down(ErrorType::ConnectionClosed),
+    }
+}
+
+/// The refusal of a place.
+pub fn no_place(gateway: &Gateway, ctx: &Ctx, refused: Refused) -> Refusal {
+    let model = ctx.model.as_ref().map_or("", |model| model.as_written());
+    Refusal::from_scheduler(refused, model, gateway.scheduler.retry_after())
+}
+
+fn find_instance(gateway: &Gateway, ctx: &mut Ctx) -> Result<(), Refusal> {
+    let model = ctx.model.as_ref().map(|model| model.key().clone());
+    let found = gateway.scheduler.find(model.as_ref(), Surface::Ollama, &[]);
+    let index = found.map_err(|nowhere| no_place(gateway, ctx, nowhere.into()))?;
+    ctx.take(Target::Instance(index));
+    Ok(())
+}
+
+/// The instance that the client names, else the configured one, else the only one.
+fn choose_managed(gateway: &Gateway, session: &Session, ctx: &mut Ctx) -> Result<(), Refusal> {
+    let ollamas = || gateway.fleet.instances().iter().enumerate().filter(|(_, i)| i.is_ollama());
+    let named = session.get_header("x-usher-upstream").map(|value| value.to_str().unwrap_or(""));
+    let named = named.or(ctx.config.manage_default.as_deref());
+    let index = match named {
+        Some(name) => gateway.fleet.named(name).filter(|index| {
+            gateway.fleet.get(*index).is_some_and(|instance| instance.is_ollama())
+        }),
+        None if ollamas().count() == 1 => ollamas().next().map(|(index, _)| index),
+        None => None,
+    };
+    let Some(index) = index else {
+        let names: Vec<_> = ollamas().map(|(_, i)| i.config.name.as_str()).collect();
+        let names = names.join(", ");
+        let detail = format!("Name the instance in X-Usher-Upstream, one of: {names}");
+        return Err(Refusal::bad_request(detail));
+    };
+    ctx.take(Target::Instance(index));
+    Ok(())
+}

@@ -1,0 +1,272 @@
+//! Reads a whole request body so that Pingora still sends it, on every attempt.
+//!
+//! Pingora replays a body that a hook has read only from a buffer of its own, and silently sends
+//! nothing when the body is larger than that. So the bytes are kept here, and Pingora's buffer is
+//! switched on for the tail alone: then the body counts as read, its filter is called once an
+//! attempt with `end = true`, and that is where [`super::Gateway`] puts the kept bytes in place of
+//! the tail. This module alone knows of that buffer.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use parking_lot::Mutex;
+use pingora::protocols::http::ServerSession;
+use pingora::protocols::http::v1::server::HttpSession as SessionV1;
+use pingora::proxy::Session;
+use pingora::{Error, ErrorType, Result};
+
+use super::refusal::Refusal;
+
+/// Size of Pingora's private retry buffer.
+const PINGORA_BUFFER: u64 = 64 * 1024;
+/// How much room is made before the client has sent anything: the length is only its claim.
+const FIRST_ROOM: u64 = 256 * 1024;
+
+/// Why a body was not read.
+pub enum Unread {
+    /// The client left, or broke the protocol.
+    Gone(Box<Error>),
+    /// It may not be read.
+    Refused(Refusal),
+}
+
+impl From<Box<Error>> for Unread {
+    fn from(error: Box<Error>) -> Self {
+        Self::Gone(error.into_down())
+    }
+}
+
+impl From<Refusal> for Unread {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+/// The length that the client declared.
+pub fn declared_length(session: &Session) -> Option<u64> {
+    session.get_header("content-length")?.to_str().ok()?.trim().parse().ok()
+}
+
+/// Reads the body: at most `limit` bytes, within `time`, as `reservation` has room.
+pub async fn read(
+    session: &mut Session,
+    limit: u64,
+    time: Duration,
+    reservation: &mut Reservation,
+) -> Result<Bytes, Unread> {
+    if session.is_body_empty() {
+        return Ok(Bytes::new());
+    }
+    let length = declared_length(session);
+    if length.is_some_and(|length| length > limit) {
+        return Err(Refusal::body_too_large(limit).into());
+    }
+    if length.is_none() && session.is_http2() {
+        return Err(Refusal::new(411, "length_required", "Content-Length is required").into());
+    }
+    let reading = async {
+        send_continue(session).await?;
+        match length {
+            Some(length) => read_known(session, length, reservation).await,
+            None => read_chunked(session, limit, reservation).await,
+        }
+    };
+    match tokio::time::timeout(time, reading).await {
+        Ok(read) => read,
+        Err(_) => Err(Refusal::body_too_slow().into()),
+    }
+}
+
+async fn read_known(
+    session: &mut Session,
+    length: u64,
+    reservation: &mut Reservation,
+) -> Result<Bytes, Unread> {
+    let mut body = BytesMut::with_capacity(usize_of(length.min(FIRST_ROOM)));
+    loop {
+        // while more than a buffer is missing, one read returns at most a buffer: so the tail
+        // that Pingora keeps is never overrun, and never empty
+        if length.saturating_sub(body.len() as u64) <= PINGORA_BUFFER {
+            session.enable_retry_buffering();
+        }
+        let Some(piece) = session.read_request_body().await? else { break };
+        reservation.grow(piece.len() as u64)?;
+        body.extend_from_slice(&piece);
+        if session.is_body_done() {
+            break;
+        }
+    }
+    Ok(body.freeze())
+}
+
+/// A chunked body of any size: reads it all, then puts a fresh session with a body of one byte in
+/// place of the consumed one, which replays like any other. The connection closes afterwards.
+async fn read_chunked(
+    session: &mut Session,
+    limit: u64,
+    reservation: &mut Reservation,
+) -> Result<Bytes, Unread> {
+    let mut body = BytesMut::new();
+    while let Some(piece) = session.read_request_body().await? {
+        if (body.len() + piece.len()) as u64 > limit {
+            return Err(Refusal::body_too_large(limit).into());
+        }
+        reservation.grow(piece.len() as u64)?;
+        body.extend_from_slice(&piece);
+    }
+    let head = head_with_one_byte(session);
+    let (placeholder, _) = tokio::io::duplex(1);
+    let placeholder = ServerSession::new_http1(Box::new(placeholder));
+    let ServerSession::H1(consumed) =
+        std::mem::replace(&mut *session.downstream_session, placeholder)
+    else {
+        return Err(Error::explain(ErrorType::InternalError, "chunked body outside HTTP/1").into());
+    };
+    let mut fresh = SessionV1::new(consumed.into_inner());
+    fresh.set_pipelined_prefix(head);
+    fresh.read_request().await?;
+    fresh.enable_retry_buffering();
+    while fresh.read_body_bytes().await?.is_some() {}
+    *session.downstream_session = ServerSession::H1(fresh);
+    session.set_keepalive(None);
+    Ok(body.freeze())
+}
+
+fn head_with_one_byte(session: &Session) -> BytesMut {
+    let request = session.req_header();
+    let mut head = BytesMut::with_capacity(1024);
+    head.extend_from_slice(request.method.as_str().as_bytes());
+    head.extend_from_slice(b" ");
+    head.extend_from_slice(request.raw_path());
+    head.extend_from_slice(b" HTTP/1.1\r\n");
+    let framing = ["transfer-encoding", "content-length", "expect", "connection"];
+    for (name, value) in &request.headers {
+        if !framing.contains(&name.as_str()) {
+            head.extend_from_slice(name.as_str().as_bytes());
+            head.extend_from_slice(b": ");
+            head.extend_from_slice(value.as_bytes());
+            head.extend_from_slice(b"\r\n");
+        }
+    }
+    head.extend_from_slice(b"connection: close\r\ncontent-length: 1\r\n\r\nx");
+    head
+}
+
+/// Answers `Expect: 100-continue`. Pingora takes the interim answer for an early one and would
+/// turn keep-alive off.
+async fn send_continue(session: &mut Session) -> Result<()> {
+    if session.get_header("expect").is_some() {
+        let keepalive = session.get_keepalive();
+        session.write_continue_response().await?;
+        session.set_keepalive(keepalive);
+    }
+    Ok(())
+}
+
+fn usize_of(length: u64) -> usize {
+    usize::try_from(length).unwrap_or(usize::MAX)
+}
+
+/// The memory that request bodies may take, in all and for each user.
+#[derive(Debug)]
+pub struct Budget {
+    taken: Mutex<Taken>,
+}
+
+#[derive(Debug, Default)]
+struct Taken {
+    in_all: u64,
+    by_user: HashMap<i64, u64>,
+}
+
+impl Budget {
+    /// A budget of which nothing is taken.
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self { taken: Mutex::default() })
+    }
+
+    /// A share for one request, empty so far.
+    pub fn share(self: &Arc<Self>, user: i64, in_all: u64, per_user: u64) -> Reservation {
+        Reservation { budget: Arc::clone(self), user, in_all, per_user, bytes: 0 }
+    }
+
+    /// Bytes taken in all.
+    pub fn taken(&self) -> u64 {
+        self.taken.lock().in_all
+    }
+}
+
+/// One request's share of the [`Budget`]; dropping it gives the share back.
+#[derive(Debug)]
+pub struct Reservation {
+    budget: Arc<Budget>,
+    user: i64,
+    in_all: u64,
+    per_user: u64,
+    bytes: u64,
+}
+
+impl Reservation {
+    fn grow(&mut self, bytes: u64) -> Result<(), Refusal> {
+        let mut taken = self.budget.taken.lock();
+        let of_user = taken.by_user.get(&self.user).copied().unwrap_or_default() + bytes;
+        if of_user > self.per_user {
+            return Err(Refusal::too_many("body_memory", "Too many large requests at once", 1));
+        }
+        if taken.in_all + bytes > self.in_all {
+            let detail = "Too many large requests at once";
+            return Err(Refusal::unavailable("body_memory", detail, 1));
+        }
+        taken.in_all += bytes;
+        taken.by_user.insert(self.user, of_user);
+        self.bytes += bytes;
+        Ok(())
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        let mut taken = self.budget.taken.lock();
+        taken.in_all = taken.in_all.saturating_sub(self.bytes);
+        if let Some(of_user) = taken.by_user.get_mut(&self.user) {
+            *of_user = of_user.saturating_sub(self.bytes);
+            if *of_user == 0 {
+                taken.by_user.remove(&self.user);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn whatever_is_taken_and_dropped_the_budget_is_whole_again(
+            steps in prop::collection::vec((0_i64..3, 1_u64..100), 0..60)
+        ) {
+            let budget = Budget::new();
+            let mut held = Vec::new();
+            for (user, bytes) in steps {
+                let mut share = budget.share(user, 500, 200);
+                let before = budget.taken();
+                match share.grow(bytes) {
+                    Ok(()) => prop_assert_eq!(budget.taken(), before + bytes),
+                    Err(_) => prop_assert_eq!(budget.taken(), before),
+                }
+                prop_assert!(budget.taken() <= 500);
+                held.push(share);
+                if held.len() > 8 {
+                    held.remove(0);
+                }
+            }
+            held.clear();
+            prop_assert_eq!(budget.taken(), 0);
+            prop_assert!(budget.taken.lock().by_user.is_empty());
+        }
+    }
+}

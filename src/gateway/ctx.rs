@@ -1,0 +1,216 @@
+//! What is known of a request so far. It owns every guard that the request holds.
+
+use std::borrow::Cow;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::HeaderValue;
+use pingora::proxy::Session;
+
+use super::body::Reservation;
+use super::finish::InFlight;
+use super::refusal::Refusal;
+use super::watchdog::Watchdog;
+use crate::auth::Principal;
+use crate::client::ClientAddr;
+use crate::config::Config;
+use crate::model::ModelName;
+use crate::policy::RoutePermit;
+use crate::route::{Dialect, Route};
+use crate::scheduler::{Seat, Wish};
+use crate::usage::Meter;
+
+/// One request, from its head to its access line.
+pub struct Ctx {
+    /// The configuration that this request is judged by, from beginning to end.
+    pub config: Arc<Config>,
+    /// When the head was complete.
+    pub start: Instant,
+    /// The client's own id, or one made here.
+    pub request_id: String,
+    /// Who connected.
+    pub client: ClientAddr,
+    /// What is asked for, once it is known.
+    pub route: Option<&'static Route>,
+    /// The path to send to the instance: the table's, never the client's.
+    pub upstream_path: Cow<'static, str>,
+    /// The variable part of the path.
+    pub parameter: Option<String>,
+    /// The shape of errors.
+    pub dialect: Dialect,
+    /// Who is asking, once it is known.
+    pub principal: Option<Principal>,
+    /// What they may see, for the lists that are answered here.
+    pub permit: Option<RoutePermit>,
+    /// The model, once the body was read.
+    pub model: Option<ModelName>,
+    /// What goes to the instance: the same bytes on every attempt.
+    pub body: Option<Bytes>,
+    /// Its share of the memory for bodies.
+    pub reservation: Option<Reservation>,
+    /// What it needs of an instance.
+    pub wish: Option<Wish>,
+    /// Where it goes.
+    pub target: Option<Target>,
+    /// The instance that it went to last.
+    pub upstream: Option<usize>,
+    /// Whether its model is one that leaves the box.
+    pub cloud: bool,
+    /// Whether the answer is asked for as a stream.
+    pub streams: bool,
+    /// Longest wait in the queue.
+    pub max_wait: Duration,
+    /// Whether the usage chunk was asked for by us.
+    pub strip_usage: bool,
+    /// Reads the token counts from the answer.
+    pub meter: Option<Meter>,
+    /// Whether the answer is a stream of server-sent events.
+    pub sse: bool,
+    /// Attempts so far, and why they failed.
+    pub attempts: Attempts,
+    /// How long things took.
+    pub timings: Timings,
+    /// Keeps the deadlines.
+    pub watchdog: Option<Arc<Watchdog>>,
+    /// The no, if it was one.
+    pub refusal: Option<Refusal>,
+    /// Whether the instance's answer came to the end of its body.
+    pub complete: bool,
+    /// Counts this request while it lives.
+    _in_flight: InFlight,
+}
+
+/// Where a request goes.
+pub enum Target {
+    /// A seat of an instance.
+    Seat(Seat),
+    /// An instance, for a request that costs it nothing.
+    Instance(usize),
+}
+
+/// Attempts at getting an answer.
+#[derive(Debug, Default)]
+pub struct Attempts {
+    /// Connections that failed before anything was sent.
+    pub connects: u32,
+    /// Repetitions after bytes were sent.
+    pub resends: u32,
+    /// Whether the next attempt goes to another instance.
+    pub again: bool,
+    /// When bytes may first have reached the instance, in this attempt.
+    pub sent_at: Option<Instant>,
+}
+
+/// How long things took.
+#[derive(Debug, Default)]
+pub struct Timings {
+    /// Finding out who is asking.
+    pub auth: Option<Duration>,
+    /// Waiting for a seat.
+    pub queue: Option<Duration>,
+    /// From arrival to the first byte of the instance's answer.
+    pub first_byte: Option<Duration>,
+}
+
+impl Ctx {
+    /// A request of which nothing is known yet.
+    pub fn new(config: Arc<Config>, in_flight: InFlight) -> Self {
+        Self {
+            config,
+            start: Instant::now(),
+            request_id: String::new(),
+            client: ClientAddr::of(SocketAddr::from(([0, 0, 0, 0], 0))),
+            route: None,
+            upstream_path: Cow::Borrowed(""),
+            parameter: None,
+            dialect: Dialect::Plain,
+            principal: None,
+            permit: None,
+            model: None,
+            body: None,
+            reservation: None,
+            wish: None,
+            target: None,
+            upstream: None,
+            cloud: false,
+            streams: false,
+            max_wait: Duration::ZERO,
+            strip_usage: false,
+            meter: None,
+            sse: false,
+            attempts: Attempts::default(),
+            timings: Timings::default(),
+            watchdog: None,
+            refusal: None,
+            complete: false,
+            _in_flight: in_flight,
+        }
+    }
+
+    /// Learns what the connection and the head say.
+    pub fn meet(&mut self, session: &Session) {
+        self.request_id = request_id(session.get_header("x-request-id"));
+        if let Some(peer) = session.client_addr().and_then(|address| address.as_inet()) {
+            self.client = ClientAddr::of(*peer);
+        }
+        self.watchdog = Watchdog::of(session);
+    }
+
+    /// Whether the answer's body ended before the answer did: Ollama's `/v1` routes lose an error
+    /// in mid-stream and just stop.
+    pub fn ended_early(&self) -> bool {
+        self.streams && self.meter.as_ref().is_some_and(|meter| !meter.counts().finished)
+    }
+
+    /// The number of the instance where the request is, or goes next.
+    pub fn instance(&self) -> Option<usize> {
+        match self.target.as_ref()? {
+            Target::Seat(seat) => Some(seat.instance()),
+            Target::Instance(index) => Some(*index),
+        }
+    }
+
+    /// Takes a target and remembers the instance for the log.
+    pub fn take(&mut self, target: Target) {
+        self.target = Some(target);
+        self.upstream = self.instance();
+    }
+
+    /// The account, 0 while it is unknown.
+    pub fn user_id(&self) -> i64 {
+        self.principal.as_ref().map_or(0, |principal| principal.identity.user.id)
+    }
+
+    /// The seat, if it has one.
+    pub fn seat(&mut self) -> Option<&mut Seat> {
+        match self.target.as_mut()? {
+            Target::Seat(seat) => Some(seat),
+            Target::Instance(_) => None,
+        }
+    }
+
+    /// The route's path for logs, `-` for what is no route.
+    pub fn route_path(&self) -> &'static str {
+        self.route.map_or("-", |route| route.path)
+    }
+}
+
+/// The client's own id if it is harmless, else a new one: 16 random hexadecimal digits.
+pub fn request_id(given: Option<&HeaderValue>) -> String {
+    let harmless = |id: &&str| {
+        (1..=64).contains(&id.len())
+            && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    };
+    given.and_then(|value| value.to_str().ok()).filter(harmless).map_or_else(new_id, str::to_owned)
+}
+
+/// Unique enough to find a request in a log; nothing rests on it being secret.
+fn new_id() -> String {
+    let hash = std::hash::BuildHasher::hash_one(
+        &std::collections::hash_map::RandomState::new(),
+        Instant::now(),
+    );
+    format!("{hash:016x}")
+}

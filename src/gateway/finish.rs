@@ -1,0 +1,100 @@
+//! The end of every request: its seat freed, its one access line written.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use jiff::Timestamp;
+use pingora::Error;
+use pingora::proxy::Session;
+
+use super::Gateway;
+use super::ctx::Ctx;
+use crate::telemetry::access_log::{AccessLine, ms};
+
+/// Counts the requests that are being worked on.
+#[derive(Clone, Debug, Default)]
+pub struct Counter(Arc<AtomicUsize>);
+
+impl Counter {
+    /// Counts one more, for as long as the guard lives.
+    pub fn enter(&self) -> InFlight {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        InFlight(Arc::clone(&self.0))
+    }
+
+    /// How many there are.
+    pub fn get(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// One request in flight. A guard, because Pingora's last hook does not run after a panic.
+#[derive(Debug)]
+pub struct InFlight(Arc<AtomicUsize>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Settles a request: once, whatever happened.
+pub fn finish(gateway: &Gateway, session: &Session, error: Option<&Error>, ctx: &mut Ctx) {
+    if let Some(watchdog) = &ctx.watchdog {
+        watchdog.rest();
+    }
+    ctx.target = None;
+    ctx.reservation = None;
+    ctx.body = None;
+    let status = session
+        .response_written()
+        .filter(|response| !response.status.is_informational())
+        .map_or(0, |response| response.status.as_u16());
+    write_line(gateway, session, error, ctx, status);
+}
+
+fn write_line(
+    gateway: &Gateway,
+    session: &Session,
+    error: Option<&Error>,
+    ctx: &Ctx,
+    status: u16,
+) {
+    let counts = ctx.meter.as_ref().map(|meter| *meter.counts()).unwrap_or_default();
+    let identity = ctx.principal.as_ref().map(|principal| &*principal.identity);
+    let upstream = ctx.upstream.and_then(|index| gateway.fleet.get(index));
+    let cause = ctx.refusal.as_ref().and_then(|refusal| refusal.cause.clone());
+    let cause = cause.or_else(|| error.filter(|_| status >= 500).map(ToString::to_string));
+    AccessLine {
+        time: Timestamp::now(),
+        request_id: &ctx.request_id,
+        client: ctx.client.ip(),
+        user_id: identity.map(|identity| identity.user.id),
+        key_id: identity.map(|identity| identity.key.id),
+        tier: identity.map(|identity| identity.user.tier.as_str()),
+        method: session.req_header().method.as_str(),
+        route: ctx.route_path(),
+        model: ctx.model.as_ref().map(|model| model.as_written()),
+        upstream: upstream.map(|instance| instance.config.name.as_str()),
+        status,
+        bytes: session.body_bytes_sent(),
+        tokens_in: counts.prompt,
+        tokens_out: counts.completion,
+        auth_ms: ctx.timings.auth.map(ms),
+        queue_ms: ctx.timings.queue.map(ms),
+        first_byte_ms: ctx.timings.first_byte.map(ms),
+        total_ms: ms(ctx.start.elapsed()),
+        outcome: outcome(ctx, error),
+        cause: cause.as_deref(),
+    }
+    .write(ctx.config.log.access);
+}
+
+fn outcome(ctx: &Ctx, error: Option<&Error>) -> &'static str {
+    match (&ctx.refusal, error) {
+        (Some(refusal), _) => refusal.reason,
+        (None, Some(_)) => "client_gone",
+        (None, None) if ctx.ended_early() => "broken",
+        (None, None) => "ok",
+    }
+}

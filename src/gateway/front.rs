@@ -1,0 +1,303 @@
+//! Before Pingora reads a request: how many connections there may be, how long a head may take and
+//! how large it may be, and whether its bytes are in order.
+//!
+//! Pingora's own time-out is for each read, so that a byte every minute keeps a connection for
+//! ever, and its parser is lenient. What is refused here is answered and logged like any other
+//! refusal.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant as Clock};
+
+use arc_swap::ArcSwap;
+use async_trait::async_trait;
+use bytes::BytesMut;
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use pingora::apps::{HttpPersistentSettings, HttpServerApp, ServerApp};
+use pingora::protocols::http::ServerSession;
+use pingora::protocols::{ALPN, Stream};
+use pingora::proxy::HttpProxy;
+use pingora::server::ShutdownWatch;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::Gateway;
+use super::ctx;
+use super::lint;
+use super::refusal::{LINGER, Refusal};
+use super::watchdog::Watched;
+use crate::client::ClientAddr;
+use crate::config::{Config, Limits};
+use crate::route;
+use crate::telemetry::access_log::{AccessLine, ms};
+
+/// How long a connection may idle between two requests.
+const KEEPALIVE: Duration = Duration::from_secs(75);
+const END_OF_HEAD: &[u8] = b"\r\n\r\n";
+
+/// The application that Pingora runs for each connection.
+pub struct Front {
+    proxy: Arc<HttpProxy<Gateway>>,
+    config: Arc<ArcSwap<Config>>,
+    connections: Arc<Connections>,
+}
+
+impl Front {
+    /// Puts itself before the proxy.
+    pub fn new(proxy: HttpProxy<Gateway>, config: Arc<ArcSwap<Config>>) -> Self {
+        Self { proxy: Arc::new(proxy), config, connections: Arc::default() }
+    }
+
+    async fn serve(&self, stream: Stream, client: IpAddr, shutdown: &ShutdownWatch) {
+        let mut idle = self.config.load().timeouts.header;
+        let mut next = Some((Box::new(Watched::new(stream)) as Stream, None));
+        while let Some((mut stream, settings)) = next.take() {
+            let begun = Clock::now();
+            let head = match self.read_head(&mut stream, idle, shutdown).await {
+                Ok(head) => head,
+                Err(Unfit::Closed) => return,
+                Err(Unfit::Refused(bytes, refusal)) => {
+                    self.refuse(&mut stream, client, begun, &bytes, &refusal).await;
+                    return;
+                }
+            };
+            next = self.proxy_one(stream, settings, head, shutdown).await;
+            idle = KEEPALIVE;
+        }
+    }
+
+    async fn proxy_one(
+        &self,
+        stream: Stream,
+        settings: Option<HttpPersistentSettings>,
+        head: BytesMut,
+        shutdown: &ShutdownWatch,
+    ) -> Option<(Stream, Option<HttpPersistentSettings>)> {
+        let mut session = ServerSession::new_http1(stream);
+        if let Some(settings) = settings {
+            settings.apply_to_session(&mut session);
+        }
+        session.set_pipelined_prefix(head);
+        let reused = self.proxy.process_new_http(session, shutdown).await?;
+        Some(reused.consume())
+    }
+
+    /// Reads until the end of a head; what came behind it comes along.
+    async fn read_head(
+        &self,
+        stream: &mut Stream,
+        idle: Duration,
+        shutdown: &ShutdownWatch,
+    ) -> Result<BytesMut, Unfit> {
+        let mut shutdown = shutdown.clone();
+        let mut bytes = BytesMut::with_capacity(2048);
+        let first = tokio::select! {
+            biased;
+            read = timeout(idle, stream.read_buf(&mut bytes)) => read,
+            _ = shutdown.wait_for(|stopping| *stopping) => return Err(Unfit::Closed),
+        };
+        if !matches!(first, Ok(Ok(1..))) {
+            return Err(Unfit::Closed);
+        }
+        let config = self.config.load_full();
+        let deadline = Instant::now() + config.timeouts.header;
+        loop {
+            skip_empty_lines(&mut bytes);
+            if let Some(end) = memchr::memmem::find(&bytes, END_OF_HEAD) {
+                return judge(bytes, end + END_OF_HEAD.len(), &config.limits);
+            }
+            if bytes.len() > config.limits.headers {
+                return Err(Unfit::Refused(bytes, head_too_large()));
+            }
+            match timeout_at(deadline, stream.read_buf(&mut bytes)).await {
+                Ok(Ok(1..)) => {}
+                Ok(_) => return Err(Unfit::Closed),
+                Err(_) => {
+                    let detail = "Request head was not received in time";
+                    return Err(Unfit::Refused(bytes, Refusal::new(408, "head_timeout", detail)));
+                }
+            }
+        }
+    }
+
+    async fn refuse(
+        &self,
+        stream: &mut Stream,
+        client: IpAddr,
+        begun: Clock,
+        head: &[u8],
+        refusal: &Refusal,
+    ) {
+        let line = lint::glance(head);
+        let id = ctx::request_id(None);
+        let body = refusal.body(route::dialect_of(line.path));
+        let written = match refusal.head(&id, body.len()) {
+            Ok(head) => write_raw(stream, &head, &body).await,
+            Err(_) => return,
+        };
+        AccessLine {
+            time: Timestamp::now(),
+            request_id: &id,
+            client,
+            user_id: None,
+            key_id: None,
+            tier: None,
+            method: line.method,
+            route: "-",
+            model: None,
+            upstream: None,
+            status: if written { refusal.status } else { 0 },
+            bytes: body.len(),
+            tokens_in: None,
+            tokens_out: None,
+            auth_ms: None,
+            queue_ms: None,
+            first_byte_ms: None,
+            total_ms: ms(begun.elapsed()),
+            outcome: refusal.reason,
+            cause: None,
+        }
+        .write(self.config.load().log.access);
+    }
+}
+
+#[async_trait]
+impl ServerApp for Front {
+    async fn process_new(
+        self: &Arc<Self>,
+        mut stream: Stream,
+        shutdown: &ShutdownWatch,
+    ) -> Option<Stream> {
+        if matches!(stream.selected_alpn_proto(), Some(ALPN::H2)) {
+            return ServerApp::process_new(&self.proxy, stream, shutdown).await;
+        }
+        let digest = stream.get_socket_digest();
+        let peer = digest.as_ref().and_then(|digest| digest.peer_addr()?.as_inet().copied());
+        let client = ClientAddr::of(peer?).ip();
+        let limits = self.config.load().limits.clone();
+        match self.connections.enter(client, &limits) {
+            Ok(_guard) => self.serve(stream, client, shutdown).await,
+            Err(refusal) => {
+                self.refuse(&mut stream, client, Clock::now(), b"", &refusal).await;
+            }
+        }
+        None
+    }
+
+    async fn cleanup(&self) {
+        self.proxy.http_cleanup().await;
+    }
+}
+
+/// Why a connection brings no request.
+enum Unfit {
+    /// It was closed, or idled for too long.
+    Closed,
+    /// It brought these bytes, which are refused.
+    Refused(BytesMut, Refusal),
+}
+
+fn judge(bytes: BytesMut, end: usize, limits: &Limits) -> Result<BytesMut, Unfit> {
+    if end > limits.headers {
+        return Err(Unfit::Refused(bytes, head_too_large()));
+    }
+    match lint::check(bytes.get(..end).unwrap_or_default()) {
+        Ok(_) => Ok(bytes),
+        Err(bad) => Err(Unfit::Refused(bytes, Refusal::bad_request(bad.to_string()))),
+    }
+}
+
+fn head_too_large() -> Refusal {
+    Refusal::new(431, "head_too_large", "Request headers are too large")
+}
+
+/// Some clients send an empty line behind a body (RFC 9112, 2.2, asks to ignore it).
+fn skip_empty_lines(bytes: &mut BytesMut) {
+    while bytes.starts_with(b"\r\n") {
+        let _ = bytes.split_to(2);
+    }
+}
+
+/// Writes an answer, then swallows for a while what the client still sends: see [`LINGER`].
+async fn write_raw(
+    stream: &mut Stream,
+    head: &pingora::http::ResponseHeader,
+    body: &[u8],
+) -> bool {
+    let mut out = BytesMut::with_capacity(512);
+    let reason = head.status.canonical_reason().unwrap_or_default();
+    out.extend_from_slice(format!("HTTP/1.1 {} {reason}\r\n", head.status.as_u16()).as_bytes());
+    for (name, value) in &head.headers {
+        out.extend_from_slice(name.as_str().as_bytes());
+        out.extend_from_slice(b": ");
+        out.extend_from_slice(value.as_bytes());
+        out.extend_from_slice(b"\r\n");
+    }
+    out.extend_from_slice(b"connection: close\r\n\r\n");
+    out.extend_from_slice(body);
+    let writing = async {
+        stream.write_all(&out).await?;
+        stream.flush().await?;
+        stream.shutdown().await
+    };
+    let written = matches!(timeout(LINGER, writing).await, Ok(Ok(())));
+    let mut rest = BytesMut::with_capacity(8192);
+    let _ = timeout(LINGER, async {
+        while matches!(stream.read_buf(&mut rest).await, Ok(1..)) {
+            rest.clear();
+        }
+    })
+    .await;
+    written
+}
+
+/// The open connections, in all and of each address.
+#[derive(Debug, Default)]
+struct Connections {
+    open: Mutex<Open>,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    in_all: usize,
+    by_address: HashMap<IpAddr, usize>,
+}
+
+/// One open connection.
+struct Connection {
+    connections: Arc<Connections>,
+    address: IpAddr,
+}
+
+impl Connections {
+    fn enter(self: &Arc<Self>, address: IpAddr, limits: &Limits) -> Result<Connection, Refusal> {
+        let mut open = self.open.lock();
+        if open.in_all >= limits.connections {
+            return Err(Refusal::unavailable("connections", "Too many connections", 1));
+        }
+        let of_address = open.by_address.entry(address).or_default();
+        if *of_address >= limits.connections_per_ip {
+            let detail = "Too many connections from this address";
+            return Err(Refusal::too_many("connections_per_ip", detail, 1));
+        }
+        *of_address += 1;
+        open.in_all += 1;
+        drop(open);
+        Ok(Connection { connections: Arc::clone(self), address })
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        let mut open = self.connections.open.lock();
+        open.in_all = open.in_all.saturating_sub(1);
+        if let Some(count) = open.by_address.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                open.by_address.remove(&self.address);
+            }
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! Which headers pass, in either direction: an allow-list out, a block-list back.
+
+use http::HeaderName;
+use pingora::Result;
+use pingora::http::{RequestHeader, ResponseHeader};
+
+use super::ctx::Ctx;
+use crate::upstream::Instance;
+
+/// The client's headers that an instance sees. Credentials, cookies, `Origin` (which Ollama
+/// answers with an empty 403) and forwarding headers stay here.
+const TO_INSTANCE: [HeaderName; 5] = [
+    http::header::CONTENT_TYPE,
+    http::header::ACCEPT,
+    http::header::USER_AGENT,
+    HeaderName::from_static("anthropic-version"),
+    HeaderName::from_static("openai-beta"),
+];
+
+/// The instance's headers that no client sees: who it is, where it would send the client, what it
+/// would store there, and whatever belongs to its own connection (RFC 9110, 7.6.1).
+const FROM_INSTANCE: [&str; 14] = [
+    "set-cookie",
+    "location",
+    "server",
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "proxy-authenticate",
+    "proxy-authentication-info",
+    "trailer",
+    "upgrade",
+    "alt-svc",
+    "strict-transport-security",
+    "www-authenticate",
+    "x-request-id",
+];
+
+/// The request as the instance gets it, built anew from what may pass.
+pub fn to_instance(
+    client: &RequestHeader,
+    framing: &RequestHeader,
+    instance: &Instance,
+    ctx: &Ctx,
+) -> Result<RequestHeader> {
+    let mut out =
+        RequestHeader::build(client.method.clone(), ctx.upstream_path.as_bytes(), Some(12))?;
+    out.set_version(http::Version::HTTP_11);
+    out.insert_header("Host", &instance.authority)?;
+    for name in &TO_INSTANCE {
+        for value in client.headers.get_all(name) {
+            out.append_header(name, value)?;
+        }
+    }
+    out.insert_header("X-Request-Id", &ctx.request_id)?;
+    if let Some(key) = &instance.config.api_key {
+        out.insert_header("Authorization", format!("Bearer {}", key.expose()))?;
+    }
+    match &ctx.body {
+        Some(body) => out.insert_header("Content-Length", body.len())?,
+        None => copy_framing(framing, &mut out)?,
+    }
+    Ok(out)
+}
+
+/// A body that passes through unread keeps the framing that Pingora chose for it.
+fn copy_framing(framing: &RequestHeader, out: &mut RequestHeader) -> Result<()> {
+    for name in [http::header::CONTENT_LENGTH, http::header::TRANSFER_ENCODING] {
+        if let Some(value) = framing.headers.get(&name) {
+            out.insert_header(name, value)?;
+        }
+    }
+    Ok(())
+}
+
+/// Takes away what the client must not see, and adds what it may like to know.
+pub fn to_client(response: &mut ResponseHeader, instance: &Instance, ctx: &Ctx) -> Result<()> {
+    for name in FROM_INSTANCE {
+        response.remove_header(name);
+    }
+    let cors: Vec<HeaderName> = response
+        .headers
+        .keys()
+        .filter(|name| name.as_str().starts_with("access-control-"))
+        .cloned()
+        .collect();
+    for name in &cors {
+        response.remove_header(name);
+    }
+    response.insert_header("X-Request-Id", &ctx.request_id)?;
+    response.insert_header("X-Usher-Upstream", &instance.config.name)?;
+    response.insert_header("Server-Timing", server_timing(ctx))?;
+    Ok(())
+}
+
+/// `auth`, `queue` and `upstream`, in milliseconds (W3C Server Timing).
+fn server_timing(ctx: &Ctx) -> String {
+    let ms = |duration: std::time::Duration| duration.as_secs_f64() * 1e3;
+    let auth = ctx.timings.auth.unwrap_or_default();
+    let queue = ctx.timings.queue.unwrap_or_default();
+    let first_byte = ctx.timings.first_byte.unwrap_or_default();
+    let upstream = first_byte.saturating_sub(auth + queue);
+    format!("auth;dur={:.3}, queue;dur={:.3}, upstream;dur={:.3}", ms(auth), ms(queue), ms(upstream))
+}

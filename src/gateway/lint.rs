@@ -1,0 +1,242 @@
+//! Looks at a request head's bytes as they were sent, before anything forgives them.
+//!
+//! Pingora's parser accepts what other servers behind it might read differently: bare line feeds,
+//! `Content-Length` beside `Transfer-Encoding`, the same length twice, a missing `Host`. Each of
+//! these is a way to smuggle a second request past the one that was checked (RFC 9112, sections
+//! 2.2, 3.2 and 6.3, allows to refuse them all).
+
+use std::str;
+
+/// Headers that one request may have.
+const MOST_HEADERS: usize = 128;
+
+/// What is wrong with a head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadHead {
+    /// Not HTTP/1.0 or HTTP/1.1.
+    #[error("Unsupported HTTP version")]
+    Version,
+    /// The request line or a header cannot be parsed.
+    #[error("Malformed request head")]
+    Syntax,
+    /// A line ends without carriage return.
+    #[error("Malformed line end in request head")]
+    LineEnd,
+    /// The target is not a path.
+    #[error("Request target must be a path")]
+    Target,
+    /// A header's name has other characters than letters, digits and hyphens.
+    #[error("Malformed header name")]
+    HeaderName,
+    /// More headers than any client sends.
+    #[error("Too many headers")]
+    TooMany,
+    /// Two ways to tell the body's length, one way twice, or one that is no number.
+    #[error("Malformed Content-Length")]
+    ContentLength,
+    /// A transfer coding other than `chunked`.
+    #[error("Unsupported Transfer-Encoding")]
+    TransferEncoding,
+    /// Not exactly one host.
+    #[error("Exactly one Host header is required")]
+    Host,
+}
+
+/// What the head says that an answer needs before anything else is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Line<'a> {
+    /// The method.
+    pub method: &'a str,
+    /// The target without its query.
+    pub path: &'a str,
+}
+
+/// Checks a head that ends in an empty line.
+pub fn check(head: &[u8]) -> Result<Line<'_>, BadHead> {
+    if has_odd_line_end(head) {
+        return Err(BadHead::LineEnd);
+    }
+    let mut lines = head.split(|byte| *byte == b'\n').map(|line| line.trim_suffix_cr());
+    let line = request_line(lines.next().unwrap_or_default())?;
+    let mut seen = Seen::default();
+    for header in lines.take_while(|header| !header.is_empty()) {
+        seen.read(header)?;
+    }
+    seen.verdict(line.1)?;
+    Ok(line.0)
+}
+
+/// The request line of a head, for an answer to one that is refused; empty where unreadable.
+pub fn glance(head: &[u8]) -> Line<'_> {
+    let line = head.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    request_line(line.trim_suffix_cr()).map_or(Line { method: "", path: "" }, |(line, _)| line)
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Version {
+    Http10,
+    Http11,
+}
+
+fn request_line(line: &[u8]) -> Result<(Line<'_>, Version), BadHead> {
+    let line = str::from_utf8(line).map_err(|_| BadHead::Syntax)?;
+    let mut fields = line.split(' ');
+    let (Some(method), Some(target), Some(version), None) =
+        (fields.next(), fields.next(), fields.next(), fields.next())
+    else {
+        return Err(BadHead::Syntax);
+    };
+    let version = match version {
+        "HTTP/1.1" => Version::Http11,
+        "HTTP/1.0" => Version::Http10,
+        _ => return Err(BadHead::Version),
+    };
+    if method.is_empty() || !method.bytes().all(|byte| byte.is_ascii_alphabetic()) {
+        return Err(BadHead::Syntax);
+    }
+    if !target.starts_with('/') || !target.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(BadHead::Target);
+    }
+    let path = target.split_once('?').map_or(target, |(path, _)| path);
+    Ok((Line { method, path }, version))
+}
+
+#[derive(Default)]
+struct Seen {
+    headers: usize,
+    lengths: usize,
+    codings: usize,
+    hosts: usize,
+}
+
+impl Seen {
+    fn read(&mut self, header: &[u8]) -> Result<(), BadHead> {
+        self.headers += 1;
+        if self.headers > MOST_HEADERS {
+            return Err(BadHead::TooMany);
+        }
+        let colon = memchr::memchr(b':', header).ok_or(BadHead::Syntax)?;
+        let (name, value) = header.split_at_checked(colon).ok_or(BadHead::Syntax)?;
+        let value = value.get(1..).unwrap_or_default().trim_ascii();
+        // an underscore twin of a header we trust would pass unseen to servers that fold both
+        if name.is_empty() || !name.iter().all(|byte| byte.is_ascii_alphanumeric() || *byte == b'-')
+        {
+            return Err(BadHead::HeaderName);
+        }
+        if !value.iter().all(|byte| matches!(byte, b'\t' | 0x20..=0x7e | 0x80..)) {
+            return Err(BadHead::Syntax);
+        }
+        if name.eq_ignore_ascii_case(b"content-length") {
+            self.lengths += 1;
+            if value.is_empty() || value.len() > 18 || !value.iter().all(u8::is_ascii_digit) {
+                return Err(BadHead::ContentLength);
+            }
+        } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
+            self.codings += 1;
+            if !value.eq_ignore_ascii_case(b"chunked") {
+                return Err(BadHead::TransferEncoding);
+            }
+        } else if name.eq_ignore_ascii_case(b"host") {
+            self.hosts += usize::from(!value.is_empty()) + usize::from(value.is_empty()) * 2;
+        }
+        Ok(())
+    }
+
+    fn verdict(&self, version: Version) -> Result<(), BadHead> {
+        if self.lengths + self.codings > 1 {
+            return Err(BadHead::ContentLength);
+        }
+        if version == Version::Http10 && self.codings > 0 {
+            return Err(BadHead::TransferEncoding);
+        }
+        // HTTP/1.0 has no Host, and load testers still speak it
+        let required = usize::from(version == Version::Http11);
+        if self.hosts < required || self.hosts > 1 { Err(BadHead::Host) } else { Ok(()) }
+    }
+}
+
+fn has_odd_line_end(head: &[u8]) -> bool {
+    let mut before = b'\0';
+    head.iter().any(|byte| {
+        let odd = (*byte == b'\n') != (before == b'\r');
+        before = *byte;
+        odd
+    })
+}
+
+trait TrimSuffix {
+    fn trim_suffix_cr(&self) -> &[u8];
+}
+
+impl TrimSuffix for [u8] {
+    fn trim_suffix_cr(&self) -> &[u8] {
+        self.strip_suffix(b"\r").unwrap_or(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn fault(head: &str) -> Option<BadHead> {
+        check(head.as_bytes()).err()
+    }
+
+    #[test]
+    fn ordinary_heads_pass() {
+        let head = b"POST /api/chat?x=%zz HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n";
+        assert_eq!(check(head), Ok(Line { method: "POST", path: "/api/chat" }));
+        assert_eq!(fault("GET / HTTP/1.0\r\n\r\n"), None, "HTTP/1.0 has no Host");
+        assert_eq!(fault("GET / HTTP/1.1\r\nHost: a\r\nX-Name: caf\u{e9}\r\n\r\n"), None);
+    }
+
+    #[test]
+    fn each_way_to_smuggle_is_refused_by_name() {
+        let post = |headers: &str| format!("POST / HTTP/1.1\r\nHost: a\r\n{headers}\r\n");
+        for (head, expected) in [
+            (post("Content-Length: 1\r\nTransfer-Encoding: chunked\r\n"), BadHead::ContentLength),
+            (post("Content-Length: 1\r\nContent-Length: 1\r\n"), BadHead::ContentLength),
+            (post("Content-Length: 1, 1\r\n"), BadHead::ContentLength),
+            (post("Content-Length: +1\r\n"), BadHead::ContentLength),
+            (post("Content-Length: \r\n"), BadHead::ContentLength),
+            (post("Transfer-Encoding: gzip, chunked\r\n"), BadHead::TransferEncoding),
+            (post("Transfer-Encoding: xchunked\r\n"), BadHead::TransferEncoding),
+            (post("Content_Length: 1\r\n"), BadHead::HeaderName),
+            (post("Content-Length : 1\r\n"), BadHead::HeaderName),
+            (post(" folded: 1\r\n"), BadHead::HeaderName),
+            (post("X: a\nY: b\r\n"), BadHead::LineEnd),
+            (post("X: a\rY: b\r\n"), BadHead::LineEnd),
+            (post("X: \0\r\n"), BadHead::Syntax),
+            (post("X\r\n"), BadHead::Syntax),
+            (post("Host: b\r\n"), BadHead::Host),
+            ("GET / HTTP/1.1\r\n\r\n".to_owned(), BadHead::Host),
+            ("GET / HTTP/1.1\r\nHost:\r\n\r\n".to_owned(), BadHead::Host),
+            ("GET http://a/api/pull HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(), BadHead::Target),
+            ("OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(), BadHead::Target),
+            ("GET /a b HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(), BadHead::Syntax),
+            ("GET / HTTP/2.0\r\nHost: a\r\n\r\n".to_owned(), BadHead::Version),
+            ("GET /\r\n\r\n".to_owned(), BadHead::Syntax),
+            (
+                "POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n".to_owned(),
+                BadHead::TransferEncoding,
+            ),
+        ] {
+            assert_eq!(fault(&head), Some(expected), "{head:?}");
+        }
+    }
+
+    #[test]
+    fn a_head_of_a_thousand_headers_is_refused() {
+        let head = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: 1\r\n".repeat(1000));
+        assert_eq!(fault(&head), Some(BadHead::TooMany));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_judged_without_panic(head in prop::collection::vec(any::<u8>(), 0..300)) {
+            let _ = check(&head);
+            let _ = glance(&head);
+        }
+    }
+}

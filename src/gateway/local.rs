@@ -1,0 +1,115 @@
+//! The routes that are answered here.
+
+use bytes::Bytes;
+use pingora::Result;
+use pingora::http::ResponseHeader;
+use pingora::proxy::Session;
+
+use super::Gateway;
+use super::ctx::Ctx;
+use super::refusal::{self, Refusal};
+use crate::model::ModelName;
+use crate::payload;
+use crate::route::Action;
+use crate::upstream::models::{self, List};
+
+/// What is answered.
+struct Answer {
+    content_type: &'static str,
+    body: Bytes,
+}
+
+const JSON: &str = "application/json; charset=utf-8";
+
+/// Answers a local route, or says why not.
+pub async fn answer(
+    gateway: &Gateway,
+    session: &mut Session,
+    ctx: &Ctx,
+    action: Action,
+) -> Result<Option<Refusal>> {
+    match compose(gateway, ctx, action) {
+        Ok(answer) => write(session, ctx, answer).await.map(|()| None),
+        Err(refusal) => Ok(Some(refusal)),
+    }
+}
+
+fn compose(gateway: &Gateway, ctx: &Ctx, action: Action) -> Result<Answer, Refusal> {
+    let json = |body: Vec<u8>| Ok(Answer { content_type: JSON, body: body.into() });
+    let healthy: Vec<_> = gateway.fleet.healthy().collect();
+    let lists = || healthy.iter().map(AsRef::as_ref);
+    let visible = |name: &ModelName| {
+        ctx.permit.as_ref().is_some_and(|permit| permit.may_see(name))
+    };
+    match action {
+        Action::Banner => Ok(Answer { content_type: "text/plain; charset=utf-8", body: "usher".into() }),
+        Action::Health => json(br#"{"status":"ok"}"#.to_vec()),
+        Action::Ready if gateway.is_draining() => {
+            Err(Refusal::unavailable("draining", "Shutting down", 5))
+        }
+        Action::Ready if !gateway.fleet.is_ready() => Err(no_instance()),
+        Action::Ready => json(br#"{"status":"ready"}"#.to_vec()),
+        Action::Tags => json(models::merged_ollama(lists(), List::Installed, &visible)),
+        Action::Ps => json(models::merged_ollama(lists(), List::Resident, &visible)),
+        Action::Models => json(models::merged_openai(lists(), &visible)),
+        Action::Model => {
+            let id = ctx.parameter.as_deref().unwrap_or_default();
+            let name = ModelName::parse(id).unwrap_or_else(|_| ModelName::opaque(id));
+            let found = models::find_openai(lists(), name.key()).filter(|_| visible(&name));
+            found.map_or_else(|| Err(Refusal::model_not_found(id)), json)
+        }
+        Action::Version => {
+            // clients look at it to learn what they may ask for: the oldest speaks for all
+            let versions = healthy.iter().filter_map(|lists| lists.version.as_deref());
+            let oldest = versions.min_by_key(|version| numbers(version));
+            oldest.map_or_else(
+                || Err(no_instance()),
+                |version| json(serde_json::json!({ "version": version }).to_string().into_bytes()),
+            )
+        }
+        Action::CountTokens => {
+            let tokens = payload::estimate_tokens(ctx.body.as_deref().unwrap_or_default())?;
+            json(serde_json::json!({ "input_tokens": tokens }).to_string().into_bytes())
+        }
+        Action::Show | Action::Infer(_) | Action::Manage(_) => {
+            Err(Refusal::internal("a proxied route reached the local answers".to_owned()))
+        }
+    }
+}
+
+fn no_instance() -> Refusal {
+    Refusal::unavailable("no_instance", "No healthy upstream", 2)
+}
+
+/// `0.33.0-rc2` as numbers, so that 0.9 comes before 0.33.
+fn numbers(version: &str) -> Vec<u64> {
+    version
+        .split(|c: char| !c.is_ascii_digit())
+        .map_while(|digits| digits.parse().ok())
+        .collect()
+}
+
+async fn write(session: &mut Session, ctx: &Ctx, answer: Answer) -> Result<()> {
+    let mut head = ResponseHeader::build(200, Some(4))?;
+    head.insert_header("Content-Type", answer.content_type)?;
+    head.insert_header("Content-Length", answer.body.len())?;
+    head.insert_header("X-Request-Id", &ctx.request_id)?;
+    let bodiless = session.req_header().method == http::Method::HEAD;
+    session.write_response_header(Box::new(head), bodiless).await?;
+    if !bodiless {
+        session.write_response_body(Some(answer.body), true).await?;
+    }
+    refusal::linger(session).await;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_compared_as_numbers() {
+        assert!(numbers("0.9.6") < numbers("0.33.0"));
+        assert!(numbers("0.33.0") < numbers("0.33.1-rc2"));
+    }
+}

@@ -1,0 +1,336 @@
+//! Every no: its status, its headers, its body in the caller's dialect.
+//!
+//! The modules say no with small errors of their own; here, and only here, they become what the
+//! client reads. The client reads a calm sentence, the log the cause.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use bytes::Bytes;
+use pingora::Result;
+use pingora::http::ResponseHeader;
+use pingora::proxy::Session;
+use serde::Serialize;
+
+use crate::auth::AuthError;
+use crate::payload::BadPayload;
+use crate::policy::Denied;
+use crate::route::{Dialect, NoRoute};
+use crate::scheduler::{Full, Nowhere, Refused};
+
+/// How long the rest of a refused upload is swallowed. Closing on a client that still sends makes
+/// HTTP/1 clients see a reset instead of the answer, and HTTP/2 clients lose it.
+pub const LINGER: Duration = Duration::from_secs(2);
+
+/// A no.
+#[derive(Debug)]
+pub struct Refusal {
+    /// HTTP status.
+    pub status: u16,
+    /// What the client reads.
+    pub detail: Cow<'static, str>,
+    /// One word for logs and metrics.
+    pub reason: &'static str,
+    /// What the log reads besides.
+    pub cause: Option<String>,
+    extra: Extra,
+}
+
+/// Headers that some refusals carry.
+#[derive(Debug, Default)]
+struct Extra {
+    retry_after: Option<u64>,
+    allow: Option<&'static str>,
+    challenge: bool,
+    code: Option<&'static str>,
+}
+
+impl Refusal {
+    /// A refusal with this status and sentence.
+    pub fn new(status: u16, reason: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self { status, detail: detail.into(), reason, cause: None, extra: Extra::default() }
+    }
+
+    /// The request cannot be understood.
+    pub fn bad_request(detail: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(400, "bad_request", detail)
+    }
+
+    /// The body is larger than `limit` bytes.
+    pub fn body_too_large(limit: u64) -> Self {
+        Self::new(413, "body_too_large", format!("Request body is larger than {limit} bytes"))
+    }
+
+    /// The body was not there in time.
+    pub fn body_too_slow() -> Self {
+        Self::new(408, "body_timeout", "Request body was not received in time")
+    }
+
+    /// No instance has the model.
+    pub fn model_not_found(model: &str) -> Self {
+        let mut no = Self::new(404, "model_not_found", format!("model '{model}' not found"));
+        no.extra.code = Some("model_not_found");
+        no
+    }
+
+    /// The box is busy or down; `retry_after` is in seconds.
+    pub fn unavailable(
+        reason: &'static str,
+        detail: impl Into<Cow<'static, str>>,
+        retry_after: u64,
+    ) -> Self {
+        let mut no = Self::new(503, reason, detail);
+        no.extra.retry_after = Some(retry_after.clamp(1, 60));
+        no
+    }
+
+    /// This user has too much under way; `retry_after` is in seconds.
+    pub fn too_many(reason: &'static str, detail: &'static str, retry_after: u64) -> Self {
+        let mut no = Self::new(429, reason, detail);
+        no.extra.retry_after = Some(retry_after.clamp(1, 60));
+        no
+    }
+
+    /// The instance failed before its response head. Names the instance, never its address.
+    pub fn bad_gateway(instance: &str, what: &str) -> Self {
+        Self::new(502, "upstream_failed", format!("Upstream '{instance}' {what}"))
+    }
+
+    /// No first byte in time.
+    pub fn gateway_timeout(instance: &str) -> Self {
+        let detail = format!("Upstream '{instance}' did not answer in time");
+        Self::new(504, "upstream_timeout", detail)
+    }
+
+    /// Our own fault.
+    pub fn internal(cause: String) -> Self {
+        Self::new(500, "internal", "Internal error").because(cause)
+    }
+
+    /// What the log reads besides.
+    pub fn because(mut self, cause: String) -> Self {
+        self.cause = Some(cause);
+        self
+    }
+
+    /// The place in the queue that was refused.
+    pub fn from_scheduler(refused: Refused, model: &str, retry_after: u64) -> Self {
+        match refused {
+            Refused::Full(Full::Box) => {
+                Self::unavailable("queue_full", "The queue is full", retry_after)
+            }
+            Refused::Full(Full::User) => {
+                Self::too_many("user_queue_full", "Too many requests waiting", retry_after)
+            }
+            Refused::Nowhere(Nowhere::NoModel) => Self::model_not_found(model),
+            Refused::Nowhere(Nowhere::NoInstance) => {
+                Self::unavailable("no_instance", "No healthy upstream", 2)
+            }
+        }
+    }
+
+    /// The response head for a body of this length.
+    pub fn head(&self, request_id: &str, length: usize) -> Result<Box<ResponseHeader>> {
+        let mut head = ResponseHeader::build(self.status, Some(8))?;
+        head.insert_header("Content-Type", "application/json")?;
+        head.insert_header("Content-Length", length)?;
+        head.insert_header("X-Request-Id", request_id)?;
+        if self.extra.challenge {
+            head.insert_header("WWW-Authenticate", "Bearer")?;
+        }
+        if let Some(allow) = self.extra.allow {
+            head.insert_header("Allow", allow)?;
+        }
+        if let Some(seconds) = self.extra.retry_after {
+            head.insert_header("Retry-After", seconds)?;
+        }
+        // these never get better by trying again, and SDKs retry some of them unasked
+        if matches!(self.status, 401 | 403 | 413 | 415) {
+            head.insert_header("x-should-retry", "false")?;
+        }
+        Ok(Box::new(head))
+    }
+
+    /// The body, in the shape that the route's clients show to people.
+    pub fn body(&self, dialect: Dialect) -> Bytes {
+        Bytes::from(match dialect {
+            Dialect::Plain => json(&Plain { detail: &self.detail }),
+            Dialect::Native => json(&Native { detail: &self.detail, error: &self.detail }),
+            Dialect::Anthropic => json(&Anthropic {
+                detail: &self.detail,
+                r#type: "error",
+                error: Typed { r#type: self.anthropic_type(), message: &self.detail },
+            }),
+            Dialect::OpenAi => json(&OpenAi { detail: &self.detail, error: self.openai_error() }),
+        })
+    }
+
+    /// What a stream that has begun ends with: an error in its own dialect.
+    pub fn stream_end(&self, dialect: Dialect, sse: bool) -> Bytes {
+        Bytes::from(match (dialect, sse) {
+            (Dialect::Anthropic, true) => {
+                let error = Typed { r#type: self.anthropic_type(), message: &self.detail };
+                let event = json(&AnthropicEvent { r#type: "error", error });
+                format!("event: error\ndata: {event}\n\n")
+            }
+            (_, true) => {
+                format!("data: {}\n\n", json(&OpenAiEvent { error: self.openai_error() }))
+            }
+            (_, false) => format!("{}\n", json(&NativeEvent { error: &self.detail })),
+        })
+    }
+
+    fn openai_error(&self) -> OpenAiError<'_> {
+        OpenAiError {
+            message: &self.detail,
+            r#type: match self.status {
+                401 => "authentication_error",
+                403 => "permission_error",
+                404 => "not_found_error",
+                429 => "rate_limit_error",
+                400..500 => "invalid_request_error",
+                _ => "api_error",
+            },
+            param: None,
+            code: self.extra.code,
+        }
+    }
+
+    fn anthropic_type(&self) -> &'static str {
+        match self.status {
+            401 => "authentication_error",
+            403 => "permission_error",
+            404 => "not_found_error",
+            413 => "request_too_large",
+            429 => "rate_limit_error",
+            503 => "overloaded_error",
+            400..500 => "invalid_request_error",
+            _ => "api_error",
+        }
+    }
+}
+
+/// Writes the answer first and only then swallows what the client still sends.
+pub async fn write(
+    session: &mut Session,
+    refusal: &Refusal,
+    dialect: Dialect,
+    request_id: &str,
+) -> Result<()> {
+    let body = refusal.body(dialect);
+    let head = refusal.head(request_id, body.len())?;
+    let bodiless = session.req_header().method == http::Method::HEAD;
+    session.write_response_header(head, bodiless).await?;
+    if !bodiless {
+        session.write_response_body(Some(body), true).await?;
+    }
+    linger(session).await;
+    Ok(())
+}
+
+/// Swallows the rest of an upload that was answered early.
+pub async fn linger(session: &mut Session) {
+    if !session.is_body_done() {
+        let _ = tokio::time::timeout(LINGER, session.drain_request_body()).await;
+    }
+}
+
+impl From<AuthError> for Refusal {
+    fn from(error: AuthError) -> Self {
+        let mut no = match &error {
+            AuthError::Missing => Self::new(401, "missing_credential", "Not authenticated"),
+            AuthError::InvalidKey { .. } => Self::new(401, "invalid_key", "Invalid API key"),
+            AuthError::Malformed(what) => Self::new(400, "malformed_credential", *what),
+            AuthError::Unavailable(_) => {
+                Self::unavailable("identity_unavailable", "Identity cannot be checked now", 2)
+            }
+        };
+        no.extra.challenge = no.status == 401;
+        no.extra.code = matches!(error, AuthError::InvalidKey { .. }).then_some("invalid_api_key");
+        no.because(error.to_string())
+    }
+}
+
+impl From<Denied> for Refusal {
+    fn from(denied: Denied) -> Self {
+        Self::new(403, "forbidden", denied.to_string())
+    }
+}
+
+impl From<NoRoute> for Refusal {
+    fn from(no_route: NoRoute) -> Self {
+        match no_route {
+            NoRoute::NotFound(_) => Self::new(404, "no_route", "Not Found"),
+            NoRoute::MethodNotAllowed { allow, .. } => {
+                let mut no = Self::new(405, "method", "Method Not Allowed");
+                no.extra.allow = Some(allow);
+                no
+            }
+        }
+    }
+}
+
+impl From<BadPayload> for Refusal {
+    fn from(bad: BadPayload) -> Self {
+        Self::bad_request(bad.to_string())
+    }
+}
+
+#[derive(Serialize)]
+struct Plain<'a> {
+    detail: &'a str,
+}
+
+#[derive(Serialize)]
+struct Native<'a> {
+    detail: &'a str,
+    error: &'a str,
+}
+
+#[derive(Serialize)]
+struct NativeEvent<'a> {
+    error: &'a str,
+}
+
+#[derive(Serialize)]
+struct OpenAi<'a> {
+    detail: &'a str,
+    error: OpenAiError<'a>,
+}
+
+#[derive(Serialize)]
+struct OpenAiEvent<'a> {
+    error: OpenAiError<'a>,
+}
+
+#[derive(Serialize)]
+struct OpenAiError<'a> {
+    message: &'a str,
+    r#type: &'static str,
+    param: Option<&'static str>,
+    code: Option<&'static str>,
+}
+
+#[derive(Serialize)]
+struct Anthropic<'a> {
+    detail: &'a str,
+    r#type: &'static str,
+    error: Typed<'a>,
+}
+
+#[derive(Serialize)]
+struct AnthropicEvent<'a> {
+    r#type: &'static str,
+    error: Typed<'a>,
+}
+
+#[derive(Serialize)]
+struct Typed<'a> {
+    r#type: &'static str,
+    message: &'a str,
+}
+
+fn json(value: &impl Serialize) -> String {
+    // structs of strings serialise into memory without fail
+    serde_json::to_string(value).unwrap_or_default()
+}

@@ -1,0 +1,210 @@
+//! The deadlines of one request, kept by the client's own connection.
+//!
+//! Pingora has one read time-out for an instance and no limit on a whole request, and no hook runs
+//! while nothing arrives. But while it waits for the instance it always waits for the client too.
+//! So the client's stream is wrapped: when the deadline passes, that wait ends with an error, the
+//! request is unwound as if the client had left, and [`Watchdog::expired`] tells the difference.
+//! Writing to the client still works then, so that it learns why.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use pingora::protocols::{
+    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl,
+    Stream, TimingDigest, UniqueID, UniqueIDType, raw_connect::ProxyDigest, tls::SslDigest,
+};
+use pingora::proxy::Session;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep};
+
+/// The deadline of the request that a connection is working on.
+#[derive(Debug)]
+pub struct Watchdog {
+    base: Instant,
+    /// Milliseconds after `base`; `NEVER` when no deadline is set.
+    phase: AtomicU64,
+    total: AtomicU64,
+    expired: AtomicBool,
+}
+
+const NEVER: u64 = u64::MAX;
+
+impl Watchdog {
+    fn new() -> Self {
+        Self {
+            base: Instant::now(),
+            phase: AtomicU64::new(NEVER),
+            total: AtomicU64::new(NEVER),
+            expired: AtomicBool::new(false),
+        }
+    }
+
+    /// The watchdog of the connection that this request came on; HTTP/1 alone has one.
+    pub fn of(session: &Session) -> Option<Arc<Self>> {
+        let stream = session.as_downstream().as_http1()?.stream();
+        let watched = stream.as_any().downcast_ref::<Watched>()?;
+        Some(Arc::clone(&watched.watchdog))
+    }
+
+    /// The step that begins now may take this long.
+    pub fn allow(&self, limit: Duration) {
+        self.phase.store(self.after(limit), Ordering::Relaxed);
+    }
+
+    /// Whatever the steps are, all of them together may take this long from now.
+    pub fn allow_in_all(&self, limit: Duration) {
+        self.total.store(self.after(limit), Ordering::Relaxed);
+    }
+
+    /// No deadline until the next request.
+    pub fn rest(&self) {
+        self.phase.store(NEVER, Ordering::Relaxed);
+        self.total.store(NEVER, Ordering::Relaxed);
+    }
+
+    /// Whether a deadline has passed and ended the request.
+    pub fn expired(&self) -> bool {
+        self.expired.load(Ordering::Relaxed)
+    }
+
+    fn after(&self, limit: Duration) -> u64 {
+        let due = self.base.elapsed().saturating_add(limit).as_millis();
+        u64::try_from(due).unwrap_or(NEVER)
+    }
+
+    fn due(&self) -> Option<Instant> {
+        let due = self.phase.load(Ordering::Relaxed).min(self.total.load(Ordering::Relaxed));
+        (due != NEVER).then(|| self.base + Duration::from_millis(due))
+    }
+}
+
+/// A client's connection whose reads end when its watchdog's deadline passes.
+#[derive(Debug)]
+pub struct Watched {
+    inner: Stream,
+    watchdog: Arc<Watchdog>,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Watched {
+    /// Wraps a connection.
+    pub fn new(inner: Stream) -> Self {
+        Self { inner, watchdog: Arc::new(Watchdog::new()), timer: None }
+    }
+
+    /// Moves only when a timer fires, so that a busy stream pays a store for each chunk, not a
+    /// timer.
+    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(due) = self.watchdog.due() else { return Poll::Pending };
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due)));
+        if timer.deadline() > due {
+            timer.as_mut().reset(due);
+        }
+        while timer.as_mut().poll(cx).is_ready() {
+            if Instant::now() >= due {
+                return Poll::Ready(());
+            }
+            timer.as_mut().reset(due);
+        }
+        Poll::Pending
+    }
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if let Poll::Ready(read) = Pin::new(&mut self.inner).poll_read(cx, buf) {
+            return Poll::Ready(read);
+        }
+        std::task::ready!(self.poll_deadline(cx));
+        self.watchdog.rest();
+        self.watchdog.expired.store(true, Ordering::Relaxed);
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+#[async_trait]
+impl Shutdown for Watched {
+    async fn shutdown(&mut self) {
+        self.inner.shutdown().await;
+    }
+}
+
+#[async_trait]
+impl Peek for Watched {
+    async fn try_peek(&mut self, buf: &mut [u8]) -> io::Result<bool> {
+        self.inner.try_peek(buf).await
+    }
+}
+
+impl UniqueID for Watched {
+    fn id(&self) -> UniqueIDType {
+        self.inner.id()
+    }
+}
+
+impl Ssl for Watched {
+    fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
+        self.inner.get_ssl_digest()
+    }
+
+    fn selected_alpn_proto(&self) -> Option<ALPN> {
+        self.inner.selected_alpn_proto()
+    }
+}
+
+impl GetTimingDigest for Watched {
+    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
+        self.inner.get_timing_digest()
+    }
+}
+
+impl GetProxyDigest for Watched {
+    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
+        self.inner.get_proxy_digest()
+    }
+}
+
+impl GetSocketDigest for Watched {
+    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
+        self.inner.get_socket_digest()
+    }
+}
