@@ -1,1 +1,390 @@
-//! AUTHORISE.
+//! AUTHORISE: may this caller do that?
+//!
+//! A key's rights are the intersection of its own tier's and its user's: every tier has a veto.
+//! Nothing here is remembered; the tiers are those of the configuration in force.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use crate::auth::Principal;
+use crate::config::{Config, Tier};
+use crate::model::{ModelName, Pattern};
+use crate::route::{Class, Route};
+
+/// What the configuration says about rights.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules<'c> {
+    /// Tiers by name.
+    pub tiers: &'c BTreeMap<String, Tier>,
+    /// Route path → the only tiers that may use it.
+    pub restrict: &'c BTreeMap<String, BTreeSet<String>>,
+    /// Longest wait in the queue of tiers that do not say.
+    pub max_queue_wait: Duration,
+}
+
+impl<'c> From<&'c Config> for Rules<'c> {
+    fn from(config: &'c Config) -> Self {
+        Self {
+            tiers: &config.tiers,
+            restrict: &config.restrict,
+            max_queue_wait: config.balance.max_queue_wait,
+        }
+    }
+}
+
+/// Permission to use a route, and what comes with it. Only [`authorise_route`] gives it.
+#[derive(Clone, Debug)]
+pub struct RoutePermit {
+    /// Lists of patterns; a model must be on every one.
+    models: Vec<Vec<Pattern>>,
+    cloud: bool,
+    concurrency: u32,
+    max_queue_wait: Duration,
+}
+
+/// Decides whether the caller may use the route.
+///
+/// # Errors
+/// [`Denied::Route`] with the tier that does not allow it. A tier that is no longer configured
+/// allows nothing.
+pub fn authorise_route(
+    principal: &Principal,
+    route: &Route,
+    rules: &Rules<'_>,
+) -> Result<RoutePermit, Denied> {
+    let (user, key) = (&principal.identity.user, &principal.identity.key);
+    let mut permit = RoutePermit {
+        models: key.models.iter().map(|list| patterns(list)).collect(),
+        cloud: true,
+        concurrency: key.concurrency.unwrap_or(u32::MAX),
+        max_queue_wait: Duration::MAX,
+    };
+    for name in std::iter::once(&user.tier).chain(&key.tier) {
+        let tier =
+            rules.tier_for(name, route).ok_or_else(|| Denied::Route { role: name.clone() })?;
+        permit.models.extend(tier.models.iter().map(|list| patterns(list)));
+        permit.cloud &= tier.cloud;
+        permit.concurrency = permit.concurrency.min(tier.concurrency);
+        let wait = tier.max_queue_wait.unwrap_or(rules.max_queue_wait);
+        permit.max_queue_wait = permit.max_queue_wait.min(wait);
+    }
+    Ok(permit)
+}
+
+impl<'c> Rules<'c> {
+    /// The tier of this name, if it allows the route.
+    fn tier_for(&self, name: &str, route: &Route) -> Option<&'c Tier> {
+        let tier = self.tiers.get(name)?;
+        let in_class = match route.class {
+            Class::Open => true,
+            Class::Guarded(class) => tier.allow.contains(&class),
+        };
+        let listed = self.restrict.get(route.path).is_none_or(|only| only.contains(name));
+        (in_class && listed).then_some(tier)
+    }
+}
+
+fn patterns(list: &[String]) -> Vec<Pattern> {
+    list.iter().map(|text| Pattern::new(text)).collect()
+}
+
+impl RoutePermit {
+    /// Decides whether the caller may use the model.
+    ///
+    /// # Errors
+    /// [`Denied::Cloud`] if the model does not run here and a tier does not let requests out;
+    /// [`Denied::Model`] if a list of the key or of a tier does not have it.
+    pub fn authorise_model(&self, model: &ModelName) -> Result<(), Denied> {
+        if model.is_cloud() && !self.cloud {
+            return Err(Denied::Cloud { model: model.as_written().to_owned() });
+        }
+        if self.lists_have(model) {
+            return Ok(());
+        }
+        Err(Denied::Model { model: model.as_written().to_owned() })
+    }
+
+    /// Decides whether the caller may use tools that search the web.
+    ///
+    /// # Errors
+    /// [`Denied::WebSearch`] if a tier does not let requests out.
+    pub fn authorise_web_search(&self) -> Result<(), Denied> {
+        if self.cloud { Ok(()) } else { Err(Denied::WebSearch) }
+    }
+
+    /// Whether the model belongs in a list that the caller sees: whether they may use it.
+    pub fn may_see(&self, model: &ModelName) -> bool {
+        (self.cloud || !model.is_cloud()) && self.lists_have(model)
+    }
+
+    /// Seats that the caller may hold at once.
+    pub fn concurrency(&self) -> u32 {
+        self.concurrency
+    }
+
+    /// Longest wait in the queue.
+    pub fn max_queue_wait(&self) -> Duration {
+        self.max_queue_wait
+    }
+
+    fn lists_have(&self, model: &ModelName) -> bool {
+        self.models.iter().all(|list| list.iter().any(|pattern| pattern.matches(model)))
+    }
+}
+
+/// What the caller may not do; the text is for the caller.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Denied {
+    /// The model does not run on this box.
+    #[error("Model '{model}' runs outside this server, which is not allowed for this key")]
+    Cloud {
+        /// As the client wrote it.
+        model: String,
+    },
+    /// The model is not on the lists of the key and its tiers.
+    #[error("Model '{model}' is not allowed for this key")]
+    Model {
+        /// As the client wrote it.
+        model: String,
+    },
+    /// A tier does not allow the route.
+    #[error("Role '{role}' not authorized for this endpoint")]
+    Route {
+        /// The tier.
+        role: String,
+    },
+    /// The search would run outside this box.
+    #[error("Web search runs outside this server, which is not allowed for this key")]
+    WebSearch,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use http::Method;
+
+    use super::*;
+    use crate::auth::{self, Identity, Key, User};
+    use crate::config::RouteClass::{self, Admin, Inference, Manage, Read};
+    use crate::route;
+
+    const WAIT: Duration = Duration::from_secs(120);
+
+    /// The configuration of the tests: tiers and restrictions.
+    #[derive(Default)]
+    struct House {
+        tiers: BTreeMap<String, Tier>,
+        restrict: BTreeMap<String, BTreeSet<String>>,
+    }
+
+    impl House {
+        fn new() -> Self {
+            let mut house = Self::default();
+            house.add("free", &[Read, Inference], 2);
+            house.add("premium", &[Read, Inference], 8);
+            house.add("admin", &[Read, Inference, Manage, Admin], 32);
+            house
+        }
+
+        fn add(&mut self, name: &str, allow: &[RouteClass], concurrency: u32) -> &mut Tier {
+            let tier = Tier {
+                allow: allow.iter().copied().collect(),
+                models: None,
+                concurrency,
+                max_queue_wait: None,
+                cloud: false,
+            };
+            self.tiers.entry(name.to_owned()).insert_entry(tier).into_mut()
+        }
+
+        fn permit(
+            &self,
+            caller: &Principal,
+            method: Method,
+            path: &str,
+        ) -> Result<RoutePermit, Denied> {
+            let route = route::find(&method, path.as_bytes()).unwrap().route;
+            let rules =
+                Rules { tiers: &self.tiers, restrict: &self.restrict, max_queue_wait: WAIT };
+            authorise_route(caller, route, &rules)
+        }
+
+        fn chat(&self, caller: &Principal) -> RoutePermit {
+            self.permit(caller, Method::POST, "/api/chat").unwrap()
+        }
+    }
+
+    fn caller(user_tier: &str, key_tier: Option<&str>) -> Principal {
+        with_key(user_tier, key_tier, |_| ())
+    }
+
+    fn with_key(user_tier: &str, key_tier: Option<&str>, change: fn(&mut Key)) -> Principal {
+        let user =
+            User { id: 1, username: "me".to_owned(), tier: user_tier.to_owned(), disabled: false };
+        let mut key = Key {
+            id: 1,
+            public_id: None,
+            tier: key_tier.map(str::to_owned),
+            models: None,
+            concurrency: None,
+            delegating: false,
+            expires_at: None,
+            revoked_at: None,
+        };
+        change(&mut key);
+        Principal { identity: Arc::new(Identity { user, key }), method: auth::Method::ApiKey }
+    }
+
+    fn model(name: &str) -> ModelName {
+        ModelName::parse(name).unwrap()
+    }
+
+    fn list(patterns: &[&str]) -> Option<Vec<String>> {
+        Some(patterns.iter().map(|pattern| (*pattern).to_owned()).collect())
+    }
+
+    #[test]
+    fn both_tiers_must_allow_the_class_of_the_route() {
+        let house = House::new();
+        for (user, key, path, denied) in [
+            ("free", None, "/api/chat", None),
+            ("free", None, "/api/show", None),
+            ("free", None, "/api/pull", Some("free")),
+            ("admin", None, "/api/pull", None),
+            ("admin", Some("admin"), "/api/pull", None),
+            ("admin", Some("free"), "/api/pull", Some("free")),
+            ("free", Some("admin"), "/api/pull", Some("free")),
+            ("premium", Some("free"), "/api/pull", Some("premium")),
+            ("gone", None, "/api/chat", Some("gone")),
+            ("admin", Some("gone"), "/api/chat", Some("gone")),
+            ("admin", Some(""), "/api/chat", Some("")),
+        ] {
+            let role = match house.permit(&caller(user, key), Method::POST, path) {
+                Ok(_) => None,
+                Err(Denied::Route { role }) => Some(role),
+                Err(other) => panic!("{other}"),
+            };
+            assert_eq!(role.as_deref(), denied, "{user} {key:?} {path}");
+        }
+    }
+
+    #[test]
+    fn a_restricted_route_is_for_the_listed_tiers_alone() {
+        let mut house = House::new();
+        let only = ["premium".to_owned(), "admin".to_owned()];
+        house.restrict.insert("/v1/audio/transcriptions".to_owned(), only.into());
+        house.restrict.insert("/api/pull".to_owned(), ["premium".to_owned()].into());
+        let may = |user, key, path| house.permit(&caller(user, key), Method::POST, path).is_ok();
+        assert!(may("premium", None, "/v1/audio/transcriptions"));
+        assert!(!may("free", None, "/v1/audio/transcriptions"));
+        assert!(!may("premium", Some("free"), "/v1/audio/transcriptions"));
+        assert!(!may("free", Some("premium"), "/v1/audio/transcriptions"));
+        assert!(may("free", None, "/v1/embeddings"), "another route");
+        assert!(!may("admin", None, "/api/pull"), "not listed");
+        assert!(!may("premium", None, "/api/pull"), "listed, but not in the class");
+    }
+
+    #[test]
+    fn a_restriction_holds_for_every_parameter_of_a_route() {
+        let mut house = House::new();
+        house.restrict.insert("/v1/models/{id}".to_owned(), ["admin".to_owned()].into());
+        let free = caller("free", None);
+        assert!(house.permit(&free, Method::GET, "/v1/models/x").is_err());
+        assert!(house.permit(&free, Method::GET, "/v1/models").is_ok());
+    }
+
+    #[test]
+    fn a_model_must_be_on_the_list_of_the_user_of_the_key_and_of_its_tier() {
+        let mut house = House::new();
+        house.tiers.get_mut("free").unwrap().models = list(&["llama3*", "qwen3:8b"]);
+        house.tiers.get_mut("premium").unwrap().models = list(&["*:8b"]);
+        let keyed = |key: &mut Key| key.models = list(&["llama3*"]);
+        for (caller, name, allowed) in [
+            (caller("admin", None), "anything", true),
+            (caller("free", None), "LLAMA3.2", true),
+            (caller("free", None), "library/qwen3:8B", true),
+            (caller("free", None), "qwen3", false),
+            (caller("admin", Some("free")), "qwen3", false),
+            (caller("free", Some("admin")), "qwen3", false),
+            (caller("free", Some("premium")), "qwen3:8b", true),
+            (caller("free", Some("premium")), "llama3:8b", true),
+            (caller("free", Some("premium")), "llama3", false),
+            (with_key("free", None, keyed), "llama3", true),
+            (with_key("free", None, keyed), "qwen3:8b", false),
+            (with_key("admin", None, keyed), "qwen3:8b", false),
+            (with_key("admin", None, |key| key.models = Some(Vec::new())), "llama3", false),
+        ] {
+            let permit = house.chat(&caller);
+            assert_eq!(permit.authorise_model(&model(name)).is_ok(), allowed, "{caller:?} {name}");
+            assert_eq!(permit.may_see(&model(name)), allowed, "{caller:?} {name}");
+        }
+    }
+
+    #[test]
+    fn nothing_leaves_the_box_unless_every_tier_lets_it() {
+        let mut house = House::new();
+        house.add("cloudy", &[Inference], 1).cloud = true;
+        for (user, key, allowed) in [
+            ("admin", None, false),
+            ("cloudy", None, true),
+            ("cloudy", Some("cloudy"), true),
+            ("cloudy", Some("free"), false),
+            ("free", Some("cloudy"), false),
+        ] {
+            let permit = house.chat(&caller(user, key));
+            assert_eq!(permit.authorise_model(&model("x:20b-cloud")).is_ok(), allowed);
+            assert_eq!(permit.may_see(&model("x:cloud")), allowed);
+            assert_eq!(permit.authorise_web_search().is_ok(), allowed, "{user} {key:?}");
+            assert!(permit.may_see(&model("x")));
+        }
+    }
+
+    #[test]
+    fn the_smallest_of_all_bounds_holds() {
+        let mut house = House::new();
+        house.tiers.get_mut("free").unwrap().max_queue_wait = Some(WAIT / 2);
+        house.add("patient", &[Inference], 4).max_queue_wait = Some(WAIT * 2);
+        let one = |key: &mut Key| key.concurrency = Some(1);
+        let many = |key: &mut Key| key.concurrency = Some(100);
+        for (caller, concurrency, wait) in [
+            (caller("admin", None), 32, WAIT),
+            (caller("admin", Some("free")), 2, WAIT / 2),
+            (caller("free", Some("admin")), 2, WAIT / 2),
+            (caller("patient", None), 4, WAIT * 2),
+            (caller("patient", Some("premium")), 4, WAIT),
+            (with_key("admin", Some("premium"), one), 1, WAIT),
+            (with_key("admin", Some("premium"), many), 8, WAIT),
+        ] {
+            let permit = house.chat(&caller);
+            assert_eq!((permit.concurrency(), permit.max_queue_wait()), (concurrency, wait));
+        }
+    }
+
+    #[test]
+    fn refusals_say_what_the_contract_says() {
+        let house = House::new();
+        let keyed = with_key("free", None, |key| key.models = list(&["y"]));
+        let permit = house.chat(&keyed);
+        for (denied, text) in [
+            (
+                house.permit(&keyed, Method::POST, "/api/pull").unwrap_err(),
+                "Role 'free' not authorized for this endpoint",
+            ),
+            (
+                permit.authorise_model(&model("X")).unwrap_err(),
+                "Model 'X' is not allowed for this key",
+            ),
+            (
+                permit.authorise_model(&model("y:cloud")).unwrap_err(),
+                "Model 'y:cloud' runs outside this server, which is not allowed for this key",
+            ),
+            (
+                permit.authorise_web_search().unwrap_err(),
+                "Web search runs outside this server, which is not allowed for this key",
+            ),
+        ] {
+            assert_eq!(denied.to_string(), text);
+        }
+    }
+}
