@@ -13,6 +13,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 
 pub use api_key::KeyHash;
+pub use verdict::Authenticator;
 
 /// An account, as the store knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,7 +68,7 @@ pub trait IdentityStore: Send + Sync + 'static {
 }
 
 /// The database did not answer; the text is for the log alone.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Unavailable(pub String);
 

@@ -1,1 +1,269 @@
-//! Cache.
+//! Whose key is it? The store's answers, remembered.
+//!
+//! Only identity is remembered, never a decision: expiry, revocation and disabled users are
+//! judged at each request. An answer belongs to an *epoch*, which ends when users or keys change;
+//! it is noted before the store is asked, so an answer that was on its way during a change is
+//! of the old epoch and serves nobody who came after.
+
+mod lookup;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName};
+use jiff::Timestamp;
+use moka::sync::Cache;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+
+use self::lookup::Lookups;
+use super::api_key::classify;
+use super::credential::{self, Credential};
+use super::{
+    AuthError, Identity, IdentityStore, KeyFault, KeyHash, Method, Principal, Unavailable,
+};
+
+/// Between two looks at the store's revision: a quarter of the second in which changes made by
+/// other processes take effect.
+const POLL: Duration = Duration::from_millis(250);
+
+/// Longest time that such a look takes.
+const POLL_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Keeps a caller with a wrong key from asking the database again and again; a key that is
+/// created ends the epoch anyway.
+const UNKNOWN_FOR: Duration = Duration::from_secs(2);
+
+/// How much is remembered, and for how long.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How long known identities are served while the store does not answer.
+    pub max_stale: Duration,
+    /// Identities remembered.
+    pub known: u64,
+    /// Hashes remembered to be nobody's, for 2 seconds each.
+    pub unknown: u64,
+    /// Lookups that the store works on at once.
+    pub lookups: usize,
+    /// Lookups under way, waiting ones included; more are refused.
+    pub pending: usize,
+    /// Longest time that a lookup takes, waiting included.
+    pub lookup_timeout: Duration,
+    /// Where lookups run: they outlive the requests that ask for them.
+    pub runtime: Handle,
+}
+
+impl Options {
+    /// The usual measures. An identity takes about half a KiB of memory.
+    pub fn new(max_stale: Duration, runtime: Handle) -> Self {
+        Self {
+            max_stale,
+            known: 100_000,
+            unknown: 10_000,
+            lookups: 32,
+            pending: 1024,
+            lookup_timeout: Duration::from_secs(2),
+            runtime,
+        }
+    }
+}
+
+/// Tells who is asking.
+pub struct Authenticator {
+    store: Arc<dyn IdentityStore>,
+    lookups: Arc<Lookups>,
+    known: Cache<KeyHash, Remembered<Arc<Identity>>>,
+    unknown: Cache<KeyHash, Remembered<()>>,
+    epoch: AtomicU64,
+    /// Milliseconds from `born` to when the store last confirmed the epoch.
+    confirmed: AtomicU64,
+    born: Instant,
+    max_stale: Duration,
+}
+
+type Epoch = u64;
+
+#[derive(Clone)]
+struct Remembered<T> {
+    what: T,
+    epoch: Epoch,
+    asked: Instant,
+}
+
+impl Authenticator {
+    /// Asks this store, and remembers what it says.
+    pub fn new(store: Arc<dyn IdentityStore>, options: &Options) -> Self {
+        Self {
+            lookups: Arc::new(Lookups::new(Arc::clone(&store), options)),
+            store,
+            known: Cache::new(options.known),
+            unknown: Cache::new(options.unknown),
+            epoch: AtomicU64::new(0),
+            confirmed: AtomicU64::new(0),
+            born: Instant::now(),
+            max_stale: options.max_stale,
+        }
+    }
+
+    /// Finds out who is asking, by the first credential that resolves.
+    ///
+    /// # Errors
+    /// [`AuthError::Unavailable`] if one of the credentials could have resolved had the store
+    /// answered; else the fault of the first.
+    pub async fn authenticate(
+        &self,
+        headers: &HeaderMap,
+        api_key_header: &HeaderName,
+        now: Timestamp,
+    ) -> Result<Principal, AuthError> {
+        let mut refusal = AuthError::Missing;
+        for credential in credential::presented(headers, api_key_header)? {
+            refusal = match (self.resolve(credential, now).await, refusal) {
+                (Ok(principal), _) => return Ok(principal),
+                (Err(fault), AuthError::Missing) => fault,
+                (Err(fault @ AuthError::Unavailable(_)), _) => fault,
+                (Err(_), first) => first,
+            };
+        }
+        Err(refusal)
+    }
+
+    /// Forgets everything: from now on, no answer that was asked for earlier serves a request.
+    /// For changes made in this process; what others change is noticed by [`watch`](Self::watch).
+    pub fn invalidate(&self) {
+        self.epoch.fetch_add(1, Ordering::AcqRel);
+        self.known.invalidate_all();
+        self.unknown.invalidate_all();
+    }
+
+    /// Watches the store for changes until told to stop, or until nobody is left to tell. Without
+    /// it identities are served for `max_stale` and changes go unseen, so it should outlive the
+    /// last request.
+    pub async fn watch(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
+        let mut seen = Seen::default();
+        let mut ticks = interval(POLL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let polling = async {
+            loop {
+                ticks.tick().await;
+                self.poll(&mut seen).await;
+            }
+        };
+        tokio::select! {
+            () = polling => {}
+            _ = stop.wait_for(|stop| *stop) => {}
+        }
+    }
+
+    async fn poll(&self, seen: &mut Seen) {
+        let asked = self.age(Instant::now());
+        let answer = match timeout(POLL_TIMEOUT, self.store.revision()).await {
+            Ok(answer) => answer,
+            Err(_) => Err(Unavailable("no answer in time".to_owned())),
+        };
+        match answer {
+            Ok(revision) => {
+                if seen.revision.replace(revision) != Some(revision) {
+                    self.invalidate();
+                }
+                self.confirmed.store(asked, Ordering::Release);
+                if std::mem::take(&mut seen.silent) {
+                    log::info!("the database answers again");
+                }
+            }
+            Err(cause) => {
+                if !std::mem::replace(&mut seen.silent, true) {
+                    log::warn!(
+                        "known keys are served from memory, the database is silent: {cause}"
+                    );
+                }
+            }
+        }
+    }
+
+    async fn resolve(
+        &self,
+        credential: Credential<'_>,
+        now: Timestamp,
+    ) -> Result<Principal, AuthError> {
+        let malformed = |reason| AuthError::InvalidKey { reason, public_id: None };
+        let Credential::ApiKey(text) = credential else {
+            return Err(malformed(KeyFault::Malformed));
+        };
+        let shape = classify(text.expose()).map_err(malformed)?;
+        let hash = KeyHash::of(text.expose().as_bytes());
+        match self.identity(hash).await?.ok_or(KeyFault::Unknown).and_then(|i| judge(i, now)) {
+            Ok(identity) => Ok(Principal { identity, method: Method::ApiKey }),
+            Err(reason) => {
+                let public_id = shape.public_id().map(str::to_owned);
+                Err(AuthError::InvalidKey { reason, public_id })
+            }
+        }
+    }
+
+    async fn identity(&self, hash: KeyHash) -> Result<Option<Arc<Identity>>, Unavailable> {
+        let (epoch, asked) = (self.epoch.load(Ordering::Acquire), Instant::now());
+        if let Some(answer) = self.recall(&hash, epoch, asked) {
+            return Ok(answer);
+        }
+        let answer = self.lookups.ask(hash, epoch).await?;
+        match &answer {
+            Some(identity) => {
+                self.known.insert(hash, Remembered { what: Arc::clone(identity), epoch, asked });
+            }
+            None => self.unknown.insert(hash, Remembered { what: (), epoch, asked }),
+        }
+        Ok(answer)
+    }
+
+    fn recall(&self, hash: &KeyHash, epoch: Epoch, now: Instant) -> Option<Option<Arc<Identity>>> {
+        if let Some(known) = self.known.get(hash)
+            && known.epoch == epoch
+            && self.is_fresh(&known, now)
+        {
+            return Some(Some(known.what));
+        }
+        let unknown = self.unknown.get(hash)?;
+        let brief = now.saturating_duration_since(unknown.asked) <= UNKNOWN_FOR;
+        (unknown.epoch == epoch && brief).then_some(None)
+    }
+
+    /// Whether the store confirmed this, by its answer or by a revision after it, lately enough.
+    fn is_fresh<T>(&self, known: &Remembered<T>, now: Instant) -> bool {
+        let confirmed = self.born + Duration::from_millis(self.confirmed.load(Ordering::Acquire));
+        now.saturating_duration_since(confirmed.max(known.asked)) <= self.max_stale
+    }
+
+    fn age(&self, now: Instant) -> u64 {
+        let age = now.saturating_duration_since(self.born).as_millis();
+        u64::try_from(age).unwrap_or(u64::MAX)
+    }
+}
+
+/// What the last polls saw.
+#[derive(Default)]
+struct Seen {
+    /// None before the first answer, which ends the epoch: what was asked before may be older.
+    revision: Option<i64>,
+    silent: bool,
+}
+
+/// Judges a known identity, at every request.
+fn judge(identity: Arc<Identity>, now: Timestamp) -> Result<Arc<Identity>, KeyFault> {
+    // at once, even if the clock that wrote `revoked_at` is ahead of ours
+    if identity.key.revoked_at.is_some() {
+        return Err(KeyFault::Revoked);
+    }
+    if identity.key.expires_at.is_some_and(|end| end <= now) {
+        return Err(KeyFault::Expired);
+    }
+    if identity.user.disabled {
+        return Err(KeyFault::UserDisabled);
+    }
+    Ok(identity)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,101 @@
+//! Asking the store: once for a key however many ask for it, and never too much at once.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::Shared;
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, oneshot};
+use tokio::time::timeout;
+
+use super::{Epoch, Options};
+use crate::auth::{Identity, IdentityStore, KeyHash, Unavailable};
+
+/// The lookups under way.
+pub(super) struct Lookups {
+    store: Arc<dyn IdentityStore>,
+    flights: Mutex<HashMap<Errand, Flight>>,
+    pending: usize,
+    permits: Semaphore,
+    timeout: Duration,
+    runtime: Handle,
+}
+
+/// Those who ask in a later epoch do not share an answer with those of an earlier one.
+type Errand = (KeyHash, Epoch);
+type Flight = Shared<oneshot::Receiver<Answer>>;
+type Answer = Result<Option<Arc<Identity>>, Unavailable>;
+
+impl Lookups {
+    pub(super) fn new(store: Arc<dyn IdentityStore>, options: &Options) -> Self {
+        Self {
+            store,
+            flights: Mutex::default(),
+            pending: options.pending,
+            permits: Semaphore::new(options.lookups),
+            timeout: options.lookup_timeout,
+            runtime: options.runtime.clone(),
+        }
+    }
+
+    /// Whose key has this hash.
+    ///
+    /// # Errors
+    /// [`Unavailable`] if the store fails, takes too long, or has too much to do.
+    pub(super) async fn ask(self: &Arc<Self>, hash: KeyHash, epoch: Epoch) -> Answer {
+        match self.board((hash, epoch))?.await {
+            Ok(answer) => answer,
+            Err(_) => Err(Unavailable("the lookup was lost".to_owned())),
+        }
+    }
+
+    /// Joins the flight of this errand, or starts it. It is a task of its own, so that a client
+    /// who leaves neither holds up the others nor tears a query apart.
+    fn board(self: &Arc<Self>, errand: Errand) -> Result<Flight, Unavailable> {
+        let (answer, flight) = {
+            let mut flights = self.flights.lock();
+            if let Some(flight) = flights.get(&errand) {
+                return Ok(flight.clone());
+            }
+            if flights.len() >= self.pending {
+                return Err(Unavailable("too many lookups at once".to_owned()));
+            }
+            let (answer, flight) = oneshot::channel();
+            let flight = flight.shared();
+            flights.insert(errand, flight.clone());
+            (answer, flight)
+        };
+        let landing = Landing { lookups: Arc::clone(self), errand };
+        self.runtime.spawn(async move {
+            // nobody may be waiting any more
+            let _ = answer.send(landing.lookups.look_up(&errand.0).await);
+        });
+        Ok(flight)
+    }
+
+    async fn look_up(&self, hash: &KeyHash) -> Answer {
+        let lookup = async {
+            let _permit = self.permits.acquire().await.map_err(|e| Unavailable(e.to_string()))?;
+            self.store.identity_by_hash(hash).await
+        };
+        let answer = timeout(self.timeout, lookup).await;
+        answer
+            .unwrap_or_else(|_| Err(Unavailable("no answer in time".to_owned())))
+            .map(|identity| identity.map(Arc::new))
+    }
+}
+
+/// Strikes the flight off the list however it ends, panic included.
+struct Landing {
+    lookups: Arc<Lookups>,
+    errand: Errand,
+}
+
+impl Drop for Landing {
+    fn drop(&mut self) {
+        self.lookups.flights.lock().remove(&self.errand);
+    }
+}
