@@ -1,1 +1,276 @@
-//! What a request body says.
+//! What a request body says: read once, nothing built, nothing big copied.
+//!
+//! Ollama decodes with Go's `encoding/json`, which matches names in any letter case and lets the
+//! last of several win; a stricter reader would see another model in the same bytes. So a body in
+//! which the two could differ is refused, and the bytes that were read are the bytes that travel.
+
+mod estimate;
+mod form;
+pub(crate) mod walk;
+
+use std::ops::Range;
+
+use bytes::{Bytes, BytesMut};
+
+pub use estimate::estimate_tokens;
+pub use form::inspect_form;
+use walk::Field;
+
+/// Every top-level name that some step of Usher reads, in its one accepted spelling.
+const READ: [&str; 13] = [
+    "model",
+    "name",
+    "stream",
+    "stream_options",
+    "keep_alive",
+    "options",
+    "tools",
+    "messages",
+    "prompt",
+    "input",
+    "web_search_options",
+    "source",
+    "destination",
+];
+
+/// Reads a JSON body: UTF-8, one object, nothing behind it, no name that two readers could
+/// understand differently.
+///
+/// # Errors
+///
+/// Each is the client's fault, and its text names the field.
+pub fn inspect(body: &[u8]) -> Result<Payload, BadPayload> {
+    let text = walk::object(body)?;
+    let mut payload = Payload::default();
+    let mut empty = true;
+    let mut options_seen = false;
+    walk::each_field(text, |field| {
+        walk::spelling(&field.name, &READ)?;
+        empty = false;
+        options_seen |= field.name == "stream_options";
+        payload.read(&field)
+    })?;
+    if !options_seen {
+        let added = match empty {
+            true => r#""stream_options":{"include_usage":true}"#,
+            false => r#","stream_options":{"include_usage":true}"#,
+        };
+        payload.usage_edit = Some(Edit::before_brace(text, 0, added));
+    }
+    Ok(payload)
+}
+
+/// The same body, byte for byte, but with `stream_options.include_usage` true: without it a `/v1`
+/// stream says nothing about its tokens. `payload` is what [`inspect`] made of this very `body`.
+#[must_use]
+pub fn with_usage(body: &Bytes, payload: &Payload) -> Bytes {
+    let Some(edit) = &payload.usage_edit else {
+        return body.clone();
+    };
+    let (Some(before), Some(after)) = (body.get(..edit.at.start), body.get(edit.at.end..)) else {
+        return body.clone();
+    };
+    let mut edited = BytesMut::with_capacity(body.len() + edit.text.len());
+    edited.extend_from_slice(before);
+    edited.extend_from_slice(edit.text.as_bytes());
+    edited.extend_from_slice(after);
+    edited.freeze()
+}
+
+/// What Usher wants to know of a request's body.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Payload {
+    /// `model`, as written.
+    pub model: Option<String>,
+    /// `name`: the older word for `model` in `/api/show`, `/api/pull` and their like.
+    pub name: Option<String>,
+    /// `source` of `/api/copy`.
+    pub source: Option<String>,
+    /// `destination` of `/api/copy`.
+    pub destination: Option<String>,
+    /// `stream`; what its absence means depends on the route.
+    pub stream: Option<bool>,
+    /// Whether the client itself asked for usage at the end of its stream.
+    pub include_usage: bool,
+    /// Whether a tool would search the web, that is, leave the box.
+    pub web_search: bool,
+    /// What [`with_usage`] has to change; none where `include_usage` is true already.
+    usage_edit: Option<Edit>,
+}
+
+impl Payload {
+    /// The model on routes that still know `name`: Ollama takes `model` unless it is empty.
+    #[must_use]
+    pub fn model_or_name(&self) -> Option<&str> {
+        [&self.model, &self.name]
+            .into_iter()
+            .flatten()
+            .map(String::as_str)
+            .find(|name| !name.is_empty())
+    }
+
+    fn read(&mut self, field: &Field<'_>) -> Result<(), BadPayload> {
+        match &*field.name {
+            "model" => self.model = Some(string(field)?),
+            "name" => self.name = Some(string(field)?),
+            "source" => self.source = Some(string(field)?),
+            "destination" => self.destination = Some(string(field)?),
+            "stream" => self.stream = boolean(field)?,
+            "stream_options" => self.read_stream_options(field)?,
+            "tools" => self.web_search |= searches_the_web(field)?,
+            "web_search_options" => self.web_search |= field.value != "null",
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn read_stream_options(&mut self, field: &Field<'_>) -> Result<(), BadPayload> {
+        if field.value == "null" {
+            self.usage_edit = Some(Edit::replace(field, r#"{"include_usage":true}"#));
+            return Ok(());
+        }
+        field.starts_with('{', "an object")?;
+        let mut asked = None;
+        let mut added = r#""include_usage":true"#;
+        walk::each_field(field.value, |option| {
+            walk::spelling(&option.name, &["include_usage"])?;
+            added = r#","include_usage":true"#;
+            if option.name == "include_usage" {
+                let edit = Edit::replace(&option, "true").moved(field.start);
+                asked = Some((boolean(&option)?, edit));
+            }
+            Ok(())
+        })
+        .map_err(|flaw| flaw.inside("stream_options"))?;
+        self.include_usage = matches!(asked, Some((Some(true), _)));
+        self.usage_edit = match asked {
+            Some((Some(true), _)) => None,
+            Some((_, edit)) => Some(edit),
+            None => Some(Edit::before_brace(field.value, field.start, added)),
+        };
+        Ok(())
+    }
+}
+
+/// Bytes of the body to replace, and by what.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Edit {
+    at: Range<usize>,
+    text: &'static str,
+}
+
+impl Edit {
+    fn replace(field: &Field<'_>, text: &'static str) -> Self {
+        let at = field.start..field.start + field.value.len();
+        Self { at, text }
+    }
+
+    /// At the end of `object`, which begins at byte `start` of the body.
+    fn before_brace(object: &str, start: usize, text: &'static str) -> Self {
+        let brace = start + object.trim_ascii_end().len().saturating_sub(1);
+        let at = brace..brace;
+        Self { at, text }
+    }
+
+    fn moved(self, by: usize) -> Self {
+        let at = self.at.start + by..self.at.end + by;
+        Self { at, ..self }
+    }
+}
+
+/// Why a body is refused; the text is fit for the client.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BadPayload {
+    /// Nothing but whitespace. Ollama's own words.
+    #[error("missing request body")]
+    Empty,
+    /// Go would replace the broken bytes and go on.
+    #[error("request body is not valid UTF-8")]
+    NotUtf8,
+    /// Also for anything behind the object, which Go would not look at.
+    #[error("request body is not valid JSON: {0}")]
+    NotJson(String),
+    /// JSON, or the beginning of it, but not an object.
+    #[error("request body must be a JSON object")]
+    NotObject,
+    /// Deeper than anything that a client means.
+    #[error("request body is nested deeper than {} levels", walk::MAX_DEPTH)]
+    TooDeep,
+    /// More names in an object than anything that a client means.
+    #[error("request body has an object of more than {} fields", walk::MAX_FIELDS)]
+    TooManyFields,
+    /// The first of two would be read here, the last one there.
+    #[error("field '{0}' appears twice")]
+    Twice(String),
+    /// A spelling that only some readers accept.
+    #[error("field '{found}' must be spelt '{meant}'")]
+    Spelling {
+        /// As the client wrote it.
+        found: String,
+        /// As every reader reads it.
+        meant: &'static str,
+    },
+    /// A value of another type.
+    #[error("field '{field}' must be {meant}")]
+    Type {
+        /// Dotted path of the field.
+        field: String,
+        /// The type, with its article.
+        meant: &'static str,
+    },
+    /// A field that cannot be done without.
+    #[error("field '{0}' is missing")]
+    Missing(&'static str),
+    /// A form in which two readers could find different fields, or no form at all.
+    #[error("request body is not a plain multipart/form-data form: {0}")]
+    NotForm(&'static str),
+}
+
+impl BadPayload {
+    /// The same flaw with the field's path made longer at its front.
+    fn inside(self, outer: &str) -> Self {
+        let longer = |field: String| format!("{outer}.{field}");
+        match self {
+            Self::Twice(field) => Self::Twice(longer(field)),
+            Self::Spelling { found, meant } => Self::Spelling { found: longer(found), meant },
+            Self::Type { field, meant } => Self::Type { field: longer(field), meant },
+            other => other,
+        }
+    }
+}
+
+/// Anthropic's `web_search_20250305`, OpenAI's `web_search` and `web_search_preview`: the prefix
+/// is Ollama's own rule.
+fn searches_the_web(tools: &Field<'_>) -> Result<bool, BadPayload> {
+    if tools.value == "null" {
+        return Ok(false);
+    }
+    tools.starts_with('[', "an array")?;
+    let mut found = false;
+    walk::each_element(tools.value, |tool| {
+        if !tool.starts_with('{') {
+            return Ok(());
+        }
+        walk::each_field(tool, |field| {
+            walk::spelling(&field.name, &["type"])?;
+            if field.name == "type" && field.value != "null" {
+                found |= string(&field)?.starts_with("web_search");
+            }
+            Ok(())
+        })
+    })
+    .map_err(|flaw| flaw.inside("tools"))?;
+    Ok(found)
+}
+
+fn string(field: &Field<'_>) -> Result<String, BadPayload> {
+    serde_json::from_str(field.value).map_err(|_| field.must_be("a string"))
+}
+
+/// `null` is nothing said, as in Go.
+fn boolean(field: &Field<'_>) -> Result<Option<bool>, BadPayload> {
+    serde_json::from_str(field.value).map_err(|_| field.must_be("true or false"))
+}
+
+#[cfg(test)]
+mod tests;
