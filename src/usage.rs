@@ -1,1 +1,172 @@
 //! ACCOUNT: token counts, read from passing chunks.
+//!
+//! A stream is never held for its counts: what comes in goes out, the very same buffer, and only a
+//! few words are remembered. The one thing that is cut is the usage that Usher itself asked for.
+
+mod ndjson;
+mod scan;
+mod sse;
+mod strip;
+
+use bytes::Bytes;
+
+use ndjson::Lines;
+use scan::{Scan, Value};
+use sse::Events;
+use strip::Cutter;
+
+/// How an answer is written, which the route and `stream` decide.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// `/api/*`, streaming: a JSON object a line.
+    Ndjson,
+    /// `/api/*`, whole.
+    OllamaJson,
+    /// `/v1/chat/completions` and `/v1/completions`, streaming: `data:` events, then `[DONE]`.
+    SseOpenAi,
+    /// `/v1/responses`, streaming.
+    SseResponses,
+    /// `/v1/messages`, streaming.
+    SseAnthropic,
+    /// `/v1/chat/completions`, `/v1/completions` and `/v1/embeddings`, whole.
+    OpenAiJson,
+    /// `/v1/responses`, whole.
+    ResponsesJson,
+    /// `/v1/messages`, whole.
+    AnthropicJson,
+    /// Nothing to be read.
+    None,
+}
+
+/// What an answer has said so far. Zeros count as nothing said: Ollama leaves them out of its own
+/// format, and fills them into OpenAI's before it knows better.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Tokens of the prompt, cached ones included.
+    pub prompt: Option<u64>,
+    /// Tokens generated.
+    pub completion: Option<u64>,
+    /// Nanoseconds until a runner was ready, waiting behind other loads included.
+    pub load_ns: Option<u64>,
+    /// Nanoseconds of work on the uncached part of the prompt.
+    pub prompt_eval_ns: Option<u64>,
+    /// Nanoseconds of generation.
+    pub eval_ns: Option<u64>,
+    /// Nanoseconds in all; what the parts leave of it was a wait inside the instance.
+    pub total_ns: Option<u64>,
+    /// The answer came to its proper end: `done`, `[DONE]`, `message_stop`, `response.completed`,
+    /// `response.incomplete` (the limit of tokens), or the closing brace of a whole answer.
+    pub finished: bool,
+    /// An error stood in the answer.
+    pub errored: bool,
+}
+
+impl Counts {
+    /// One table for every format: no two of them mean different things by the same path.
+    fn learn(&mut self, path: &[&str], value: &Value<'_>) {
+        let slot = match path {
+            ["prompt_eval_count"]
+            | ["usage", "prompt_tokens" | "input_tokens"]
+            | ["message" | "response", "usage", "input_tokens"] => &mut self.prompt,
+            ["eval_count"]
+            | ["usage", "completion_tokens" | "output_tokens"]
+            | ["message" | "response", "usage", "output_tokens"] => &mut self.completion,
+            ["load_duration"] => &mut self.load_ns,
+            ["prompt_eval_duration"] => &mut self.prompt_eval_ns,
+            ["eval_duration"] => &mut self.eval_ns,
+            ["total_duration"] => &mut self.total_ns,
+            ["done"] => return self.finished |= *value == Value::Bare(b"true"),
+            ["error"] => return self.errored |= *value != Value::Bare(b"null"),
+            ["type"] => return self.learn_type(value),
+            _ => return,
+        };
+        if let Some(number) = value.number().filter(|number| *number > 0) {
+            *slot = Some(number);
+        }
+    }
+
+    fn learn_type(&mut self, value: &Value<'_>) {
+        match value {
+            Value::Text(b"message_stop" | b"response.completed" | b"response.incomplete") => {
+                self.finished = true;
+            }
+            Value::Text(b"error" | b"response.failed") => self.errored = true,
+            _ => {}
+        }
+    }
+}
+
+/// Reads the counts of one answer as its chunks pass. Whatever the bytes are, they pass.
+#[derive(Debug)]
+pub struct Meter {
+    counts: Counts,
+    reader: Reader,
+    cutter: Option<Box<Cutter>>,
+}
+
+#[derive(Debug)]
+enum Reader {
+    Lines(Box<Lines>),
+    Events(Box<Events>),
+    Whole(Box<Scan>),
+    Nothing,
+}
+
+impl Meter {
+    /// `strip_usage`: the usage in an OpenAI stream is there because
+    /// [`with_usage`](crate::payload::with_usage) asked for it, and not for the client's eyes.
+    #[must_use]
+    pub fn new(format: Format, strip_usage: bool) -> Self {
+        let reader = match format {
+            Format::Ndjson => Reader::Lines(Box::default()),
+            Format::SseOpenAi | Format::SseResponses | Format::SseAnthropic => {
+                Reader::Events(Box::new(Events::new(format)))
+            }
+            Format::OllamaJson
+            | Format::OpenAiJson
+            | Format::ResponsesJson
+            | Format::AnthropicJson => Reader::Whole(Box::default()),
+            Format::None => Reader::Nothing,
+        };
+        let strips = strip_usage && format == Format::SseOpenAi;
+        let cutter = strips.then(Box::default);
+        Self { counts: Counts::default(), reader, cutter }
+    }
+
+    /// Takes what came from the instance, returns what goes to the client now: the same buffer,
+    /// unless usage is stripped and an event has to be cut or waited for.
+    #[must_use]
+    pub fn push(&mut self, chunk: Bytes) -> Bytes {
+        match &mut self.reader {
+            Reader::Lines(lines) => lines.push(&chunk, &mut self.counts),
+            Reader::Events(events) => events.push(&chunk, &mut self.counts),
+            Reader::Whole(scan) => {
+                scan.push(&chunk, &mut |path, value| self.counts.learn(path, value));
+                self.counts.finished = scan.closed();
+            }
+            Reader::Nothing => {}
+        }
+        match &mut self.cutter {
+            Some(cutter) => cutter.push(chunk),
+            None => chunk,
+        }
+    }
+
+    /// At the clean end of the answer: what was still held back, if anything.
+    #[must_use]
+    pub fn finish(&mut self) -> Option<Bytes> {
+        if let Reader::Events(events) = &mut self.reader {
+            events.finish(&mut self.counts);
+        }
+        self.cutter.as_mut()?.finish()
+    }
+
+    /// What has been read so far.
+    #[must_use]
+    pub fn counts(&self) -> &Counts {
+        &self.counts
+    }
+}
+
+#[cfg(test)]
+mod tests;
