@@ -1,1 +1,42 @@
-//! The stores.
+//! The stores: what outlives a request and the process.
+//!
+//! [`Store`] keeps users, keys, usage and the audit trail in SQLite or PostgreSQL. Other modules
+//! meet only its acts and the plain records of this file; SQL stays below.
+
+mod error;
+mod files;
+mod record;
+mod sql;
+
+pub use error::StoreError;
+pub use files::{create_private_dir, create_secret_file};
+pub use record::{KeyFilter, KeyLimits, KeyRecord, KeySpec, KeyState, NewUser, UserRecord};
+pub use sql::Store;
+
+use crate::auth::KeyHash;
+
+/// The tier whose last enabled user can neither be disabled nor demoted.
+pub const ADMIN: &str = "admin";
+
+/// Who changes something, for the audit trail.
+#[derive(Clone, Copy, Debug)]
+pub struct Actor<'a> {
+    /// A user's name, or `cli` for commands.
+    pub name: &'a str,
+    /// The address that the act came from; empty for commands.
+    pub address: &'a str,
+}
+
+impl Actor<'static> {
+    /// Somebody with a shell on the machine.
+    pub const CLI: Self = Self { name: "cli", address: "" };
+}
+
+/// What the store keeps of a key in place of the key.
+#[derive(Clone, Copy)]
+pub struct Fingerprint<'a> {
+    /// SHA-256 of the whole key.
+    pub hash: KeyHash,
+    /// The part that may be shown; a key issued by an earlier system has none.
+    pub public_id: Option<&'a str>,
+}

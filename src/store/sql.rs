@@ -1,1 +1,135 @@
-//! SQL.
+//! The store on a database: one SQL text for SQLite and PostgreSQL.
+//!
+//! Every change is one [`Change`]: it raises `revision`, does its work, writes its audit row, and
+//! all of that is committed together or not at all.
+
+mod dialect;
+mod fault;
+mod identity;
+mod keys;
+mod migrate;
+mod users;
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use sqlx::any::AnyPoolOptions;
+use sqlx::{Any, AnyPool, Transaction};
+use tokio::sync::{Mutex, MutexGuard};
+
+use crate::config::Database;
+use crate::store::{Actor, StoreError};
+use dialect::Server;
+use fault::Faults;
+
+/// How long anybody waits for the database before it counts as unreachable.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Users, keys, usage and audit trail in SQLite or PostgreSQL.
+pub struct Store {
+    pool: AnyPool,
+    server: Server,
+    /// Writers of this process go one at a time: in SQLite only one can write anyway, and those
+    /// who wait here hold no connection that a reader could use.
+    turn: Mutex<()>,
+}
+
+impl Store {
+    /// Opens the database, creating it or bringing its schema up to date first. Safe when several
+    /// processes do so at once. The pool lives on the runtime that this is called on.
+    pub async fn open(database: &Database) -> Result<Self, StoreError> {
+        let server = Server::of(database).await?;
+        migrate::run(&server).await?;
+        let opening = server.clone();
+        let pool = AnyPoolOptions::new()
+            .max_connections(server.dialect.connections())
+            .acquire_timeout(PATIENCE)
+            .after_connect(move |connection, _| {
+                let dialect = opening.dialect;
+                Box::pin(async move { dialect.prepare(connection).await })
+            })
+            .connect_lazy_with(server.options.clone());
+        Ok(Self { pool, server, turn: Mutex::new(()) })
+    }
+
+    /// Closes all connections, waiting for what they are doing.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+
+    /// Begins a change: whoever holds one is the only writer of the whole database.
+    async fn change<'a>(&'a self, by: &'a Actor<'a>) -> Result<Change<'a>, StoreError> {
+        let turn = self.turn.lock().await;
+        let begin = async {
+            let mut tx = self.pool.begin_with(self.server.dialect.begin()).await?;
+            // First of all, because in PostgreSQL it is this row's lock that makes writers queue.
+            sqlx::query("UPDATE revision SET n = n + 1").execute(&mut *tx).await?;
+            Ok(tx)
+        };
+        let tx = self.patiently(begin).await?;
+        Ok(Change { tx, by, at: now(), faults: &self.server.faults, _turn: turn })
+    }
+
+    /// Waits for a statement, but not longer than anybody's patience.
+    async fn patiently<T>(
+        &self,
+        statement: impl Future<Output = Result<T, sqlx::Error>>,
+    ) -> Result<T, StoreError> {
+        match tokio::time::timeout(PATIENCE * 2, statement).await {
+            Ok(outcome) => outcome.map_err(|error| self.server.faults.explain(&error)),
+            Err(_) => Err(self.server.faults.silence()),
+        }
+    }
+}
+
+/// A change under way. Dropped without [`Change::commit`] it has never been.
+struct Change<'a> {
+    tx: Transaction<'static, Any>,
+    by: &'a Actor<'a>,
+    at: Timestamp,
+    faults: &'a Faults,
+    // after `tx`: the next writer begins when the roll-back is on its way
+    _turn: MutexGuard<'a, ()>,
+}
+
+impl Change<'_> {
+    /// Writes down what is being done, to whom; never a secret.
+    async fn record(&mut self, action: &str, target: &str, detail: &str) -> Result<(), StoreError> {
+        let row = sqlx::query(
+            "INSERT INTO audit (at, actor, address, action, target, detail)
+             VALUES ($1, $2, $3, $4, $5, $6)",
+        )
+        .bind(self.at.as_millisecond())
+        .bind(self.by.name)
+        .bind(self.by.address)
+        .bind(action)
+        .bind(target)
+        .bind(detail);
+        self.faults.of(row.execute(&mut *self.tx).await).map(drop)
+    }
+
+    /// Writes down what was done and makes it last.
+    async fn commit(mut self, action: &str, target: &str, detail: &str) -> Result<(), StoreError> {
+        self.record(action, target, detail).await?;
+        self.faults.of(self.tx.commit().await)
+    }
+
+    /// Ends the change because there is nothing to change.
+    async fn abandon(self) -> Result<(), StoreError> {
+        self.faults.of(self.tx.rollback().await)
+    }
+}
+
+/// This moment, as exact as the database keeps it.
+fn now() -> Timestamp {
+    let now = Timestamp::now();
+    moment(now.as_millisecond()).unwrap_or(now)
+}
+
+/// A moment as the database keeps it.
+fn moment(milliseconds: i64) -> Result<Timestamp, sqlx::Error> {
+    Timestamp::from_millisecond(milliseconds).map_err(|error| sqlx::Error::Decode(error.into()))
+}
+
+#[cfg(test)]
+mod tests;
