@@ -34,7 +34,6 @@ use admit::{Admitted, Stop};
 use body::Budget;
 use ctx::Ctx;
 use finish::Counter;
-use refusal::Refusal;
 
 /// Everything that a request may need on its way.
 pub struct Gateway {
@@ -85,6 +84,12 @@ impl Gateway {
         self.in_flight.clone()
     }
 
+    /// Whether the connection stays open behind this request. HTTP/1.0 clients wait for its end.
+    fn keepalive(&self, session: &Session) -> Option<u64> {
+        let old = session.req_header().version == http::Version::HTTP_10;
+        (!old && !self.is_draining()).then_some(front::KEEPALIVE.as_secs())
+    }
+
     fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
     }
@@ -111,7 +116,8 @@ impl ProxyHttp for Gateway {
     async fn early_request_filter(&self, session: &mut Session, ctx: &mut Ctx) -> Result<()> {
         ctx.meet(session);
         settle(session, &ctx.config.timeouts);
-        session.set_keepalive(self.keepalive(session));
+        let keepalive = self.keepalive(session);
+        session.set_keepalive(keepalive);
         Ok(())
     }
 

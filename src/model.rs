@@ -62,6 +62,11 @@ impl ModelName {
         &self.key
     }
 
+    /// The part before the model: its owner in Ollama's words, `library` unless it says otherwise.
+    pub fn namespace(&self) -> &str {
+        self.key.as_str().split('/').nth(1).unwrap_or_default()
+    }
+
     /// The short form that Ollama displays, always with a tag: `model:tag`, `namespace/model:tag`
     /// or `host/namespace/model:tag`.
     pub fn display(&self) -> &str {

@@ -221,7 +221,7 @@ pub fn known(path: &str) -> bool {
 }
 
 /// Whoever asks for an unknown path is best answered in the dialect of its neighbours.
-fn dialect_of(path: &str) -> Dialect {
+pub fn dialect_of(path: &str) -> Dialect {
     let under =
         |root| path.strip_prefix(root).is_some_and(|r: &str| r.is_empty() || r.starts_with('/'));
     if under("/api") {

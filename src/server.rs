@@ -19,11 +19,11 @@ use pingora::server::configuration::ServerConf;
 use pingora::server::{Fds, ListenFds};
 use pingora::services::Service as _;
 use pingora::services::listening::Service;
-use tokio::runtime::Runtime;
+use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::auth::verdict::Authenticator;
+use crate::auth::verdict::{Authenticator, Options};
 use crate::config::Config;
 use crate::gateway::finish::Counter;
 use crate::gateway::front::Front;
@@ -101,7 +101,8 @@ async fn assemble(
     stopping: &watch::Receiver<bool>,
 ) -> anyhow::Result<(Assembled, Counter)> {
     let store = Arc::new(Store::open(&config.database).await?);
-    let authenticator = Arc::new(Authenticator::new(store, config.auth.max_stale));
+    let options = Options::new(config.auth.max_stale, Handle::current());
+    let authenticator = Arc::new(Authenticator::new(store, &options));
     tokio::spawn(Arc::clone(&authenticator).watch(stopping.clone()));
     let fleet = Arc::new(Fleet::new(&config));
     let scheduler = Arc::new(Scheduler::new(&config.upstreams, &config.balance));

@@ -116,11 +116,7 @@ fn find_route(session: &Session, ctx: &mut Ctx) -> Result<&'static route::Route,
     Ok(found.route)
 }
 
-async fn authenticate(
-    gateway: &Gateway,
-    session: &Session,
-    ctx: &mut Ctx,
-) -> Result<(), Refusal> {
+async fn authenticate(gateway: &Gateway, session: &Session, ctx: &mut Ctx) -> Result<(), Refusal> {
     let begun = Instant::now();
     let header = &ctx.config.auth.api_key_header;
     let headers = &session.req_header().headers;
@@ -198,8 +194,7 @@ async fn read_payload(
 ) -> Result<Payload, Stop> {
     let limits = &ctx.config.limits;
     let user = ctx.user_id();
-    let mut share =
-        gateway.bodies.share(user, limits.body_memory, limits.body_memory_per_user);
+    let mut share = gateway.bodies.share(user, limits.body_memory, limits.body_memory_per_user);
     let time = ctx.config.timeouts.body;
     let body = body::read(session, limits.body, time, &mut share).await?;
     super::settle(session, &ctx.config.timeouts);
@@ -273,7 +268,8 @@ async fn take_seat(
     };
     ctx.max_wait = permit.max_queue_wait();
     ctx.wish = Some(wish.clone());
-    let ticket = gateway.scheduler.enter(wish).map_err(|refused| no_place(gateway, ctx, refused))?;
+    let ticket =
+        gateway.scheduler.enter(wish).map_err(|refused| no_place(gateway, ctx, refused))?;
     let seat = wait_for_seat(gateway, session, ctx, ticket).await?;
     ctx.take(Target::Seat(seat));
     Ok(())
@@ -332,9 +328,10 @@ fn choose_managed(gateway: &Gateway, session: &Session, ctx: &mut Ctx) -> Result
     let named = session.get_header("x-usher-upstream").map(|value| value.to_str().unwrap_or(""));
     let named = named.or(ctx.config.manage_default.as_deref());
     let index = match named {
-        Some(name) => gateway.fleet.named(name).filter(|index| {
-            gateway.fleet.get(*index).is_some_and(|instance| instance.is_ollama())
-        }),
+        Some(name) => gateway
+            .fleet
+            .named(name)
+            .filter(|index| gateway.fleet.get(*index).is_some_and(|instance| instance.is_ollama())),
         None if ollamas().count() == 1 => ollamas().next().map(|(index, _)| index),
         None => None,
     };

@@ -53,13 +53,7 @@ pub fn finish(gateway: &Gateway, session: &Session, error: Option<&Error>, ctx: 
     write_line(gateway, session, error, ctx, status);
 }
 
-fn write_line(
-    gateway: &Gateway,
-    session: &Session,
-    error: Option<&Error>,
-    ctx: &Ctx,
-    status: u16,
-) {
+fn write_line(gateway: &Gateway, session: &Session, error: Option<&Error>, ctx: &Ctx, status: u16) {
     let counts = ctx.meter.as_ref().map(|meter| *meter.counts()).unwrap_or_default();
     let identity = ctx.principal.as_ref().map(|principal| &*principal.identity);
     let upstream = ctx.upstream.and_then(|index| gateway.fleet.get(index));

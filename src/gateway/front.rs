@@ -34,7 +34,7 @@ use crate::route;
 use crate::telemetry::access_log::{AccessLine, ms};
 
 /// How long a connection may idle between two requests.
-const KEEPALIVE: Duration = Duration::from_secs(75);
+pub const KEEPALIVE: Duration = Duration::from_secs(75);
 const END_OF_HEAD: &[u8] = b"\r\n\r\n";
 
 /// The application that Pingora runs for each connection.
@@ -221,11 +221,7 @@ fn skip_empty_lines(bytes: &mut BytesMut) {
 }
 
 /// Writes an answer, then swallows for a while what the client still sends: see [`LINGER`].
-async fn write_raw(
-    stream: &mut Stream,
-    head: &pingora::http::ResponseHeader,
-    body: &[u8],
-) -> bool {
+async fn write_raw(stream: &mut Stream, head: &pingora::http::ResponseHeader, body: &[u8]) -> bool {
     let mut out = BytesMut::with_capacity(512);
     let reason = head.status.canonical_reason().unwrap_or_default();
     out.extend_from_slice(format!("HTTP/1.1 {} {reason}\r\n", head.status.as_u16()).as_bytes());

@@ -100,5 +100,10 @@ fn server_timing(ctx: &Ctx) -> String {
     let queue = ctx.timings.queue.unwrap_or_default();
     let first_byte = ctx.timings.first_byte.unwrap_or_default();
     let upstream = first_byte.saturating_sub(auth + queue);
-    format!("auth;dur={:.3}, queue;dur={:.3}, upstream;dur={:.3}", ms(auth), ms(queue), ms(upstream))
+    format!(
+        "auth;dur={:.3}, queue;dur={:.3}, upstream;dur={:.3}",
+        ms(auth),
+        ms(queue),
+        ms(upstream)
+    )
 }

@@ -38,11 +38,11 @@ fn compose(gateway: &Gateway, ctx: &Ctx, action: Action) -> Result<Answer, Refus
     let json = |body: Vec<u8>| Ok(Answer { content_type: JSON, body: body.into() });
     let healthy: Vec<_> = gateway.fleet.healthy().collect();
     let lists = || healthy.iter().map(AsRef::as_ref);
-    let visible = |name: &ModelName| {
-        ctx.permit.as_ref().is_some_and(|permit| permit.may_see(name))
-    };
+    let visible = |name: &ModelName| ctx.permit.as_ref().is_some_and(|permit| permit.may_see(name));
     match action {
-        Action::Banner => Ok(Answer { content_type: "text/plain; charset=utf-8", body: "usher".into() }),
+        Action::Banner => {
+            Ok(Answer { content_type: "text/plain; charset=utf-8", body: "usher".into() })
+        }
         Action::Health => json(br#"{"status":"ok"}"#.to_vec()),
         Action::Ready if gateway.is_draining() => {
             Err(Refusal::unavailable("draining", "Shutting down", 5))
@@ -83,10 +83,7 @@ fn no_instance() -> Refusal {
 
 /// `0.33.0-rc2` as numbers, so that 0.9 comes before 0.33.
 fn numbers(version: &str) -> Vec<u64> {
-    version
-        .split(|c: char| !c.is_ascii_digit())
-        .map_while(|digits| digits.parse().ok())
-        .collect()
+    version.split(|c: char| !c.is_ascii_digit()).map_while(|digits| digits.parse().ok()).collect()
 }
 
 async fn write(session: &mut Session, ctx: &Ctx, answer: Answer) -> Result<()> {

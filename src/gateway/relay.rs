@@ -71,9 +71,7 @@ pub fn no_target() -> Box<Error> {
 
 /// Leaves the instance that failed for another one. If there is none, the failure stands.
 async fn move_on(gateway: &Gateway, session: &mut Session, ctx: &mut Ctx) -> Result<(), Stop> {
-    let failed = |ctx: &Ctx| {
-        Refusal::bad_gateway(gateway.instance_name(ctx), "cannot be reached")
-    };
+    let failed = |ctx: &Ctx| Refusal::bad_gateway(gateway.instance_name(ctx), "cannot be reached");
     match ctx.target.take() {
         Some(Target::Seat(seat)) => {
             let Some(wish) = &mut ctx.wish else { return Err(failed(ctx).into()) };
@@ -159,7 +157,7 @@ fn unusable(status: u16, ctx: &Ctx) -> Option<&'static str> {
     match status {
         // the client would throw away a good key for our bad one
         401 | 403 if !ctx.cloud => Some("refused the gateway"),
-        300..400 => Some("answered with a redirect"),
+        300..=399 => Some("answered with a redirect"),
         101 => Some("answered with an upgrade"),
         _ => None,
     }
@@ -276,14 +274,15 @@ pub async fn give_up(
         return FailToProxy { error_code: 0, can_reuse_downstream: false };
     }
     let refusal = ctx.refusal.take().unwrap_or_else(|| explain(gateway, error, ctx, expired));
-    let refusal = &*ctx.refusal.insert(refusal);
     let begun = session.response_written().is_some_and(|r| !r.status.is_informational());
     // a client that is already gone cannot be told, and that is no further error
     let _ = match begun {
-        true => end_visibly(session, refusal, ctx).await,
-        false => refusal::write(session, refusal, ctx.dialect, &ctx.request_id).await,
+        true => end_visibly(session, &refusal, ctx).await,
+        false => refusal::write(session, &refusal, ctx.dialect, &ctx.request_id).await,
     };
-    FailToProxy { error_code: refusal.status, can_reuse_downstream: false }
+    let error_code = refusal.status;
+    ctx.refusal = Some(refusal);
+    FailToProxy { error_code, can_reuse_downstream: false }
 }
 
 fn explain(gateway: &Gateway, error: &Error, ctx: &Ctx, expired: bool) -> Refusal {
@@ -294,7 +293,9 @@ fn explain(gateway: &Gateway, error: &Error, ctx: &Ctx, expired: bool) -> Refusa
         ErrorSource::Upstream if ctx.attempts.sent_at.is_none() => {
             Refusal::bad_gateway(name, "cannot be reached")
         }
-        ErrorSource::Upstream => Refusal::bad_gateway(name, "failed while it worked on the request"),
+        ErrorSource::Upstream => {
+            Refusal::bad_gateway(name, "failed while it worked on the request")
+        }
         _ => Refusal::internal(String::new()),
     };
     refusal.because(error.to_string())

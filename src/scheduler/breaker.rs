@@ -54,8 +54,8 @@ impl Breaker {
     /// The instance failed through its own fault.
     pub fn failure(&mut self, now: Instant) {
         self.failures = self.failures.saturating_add(1);
-        let opens = self.state == State::Trial
-            || (self.state == State::Closed && self.failures >= FALL);
+        let opens =
+            self.state == State::Trial || (self.state == State::Closed && self.failures >= FALL);
         if opens {
             if self.state == State::Trial {
                 self.pause = (self.pause * 2).min(LONGEST_PAUSE);

@@ -45,9 +45,12 @@ impl Ticket {
             self.place = Some(Place::Seated(claim));
         }
         match self.place.take() {
-            Some(Place::Seated(claim)) => {
-                Seat { scheduler: Arc::clone(&self.scheduler), number: self.number, claim, outcome: Outcome::Neutral }
-            }
+            Some(Place::Seated(claim)) => Seat {
+                scheduler: Arc::clone(&self.scheduler),
+                number: self.number,
+                claim,
+                outcome: Outcome::Neutral,
+            },
             _ => std::future::pending().await,
         }
     }

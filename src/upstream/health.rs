@@ -124,7 +124,12 @@ impl Prober {
         if !self.instance.is_ollama() {
             let catalogue = models::parse_openai(&self.get("/v1/models").await?)?;
             let models = keys(&catalogue);
-            return Ok(Lists { residents: Arc::clone(&models), models, catalogue, ..Lists::default() });
+            return Ok(Lists {
+                residents: Arc::clone(&models),
+                models,
+                catalogue,
+                ..Lists::default()
+            });
         }
         let (version, installed, resident) =
             tokio::join!(self.get("/api/version"), self.get("/api/tags"), self.get("/api/ps"));
