@@ -1,9 +1,9 @@
 //! THE STORY: how a request travels, phase by phase, in the order in which it meets them.
 
 mod admit;
-pub mod body;
+mod body;
 pub mod ctx;
-pub mod finish;
+mod finish;
 pub mod front;
 mod headers;
 mod lint;
@@ -12,6 +12,7 @@ mod refusal;
 mod relay;
 mod watchdog;
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -79,9 +80,13 @@ impl Gateway {
         }
     }
 
-    /// Counts the requests in flight, for the drain.
-    pub fn in_flight(&self) -> Counter {
-        self.in_flight.clone()
+    /// What is held at any moment, for the drain and its last line.
+    pub fn gauges(&self) -> Gauges {
+        Gauges {
+            in_flight: self.in_flight.clone(),
+            scheduler: Arc::clone(&self.scheduler),
+            bodies: Arc::clone(&self.bodies),
+        }
     }
 
     /// Whether the connection stays open behind this request. HTTP/1.0 clients wait for its end.
@@ -92,6 +97,34 @@ impl Gateway {
 
     fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
+    }
+}
+
+/// The scarce things that requests hold; all of them zero when nothing is under way.
+#[derive(Clone)]
+pub struct Gauges {
+    in_flight: Counter,
+    scheduler: Arc<Scheduler>,
+    bodies: Arc<Budget>,
+}
+
+impl Gauges {
+    /// Requests in flight.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.get()
+    }
+}
+
+impl fmt::Display for Gauges {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seats: u32 = self.scheduler.instances().iter().map(|view| view.in_flight).sum();
+        write!(
+            f,
+            "in_flight={} seats={seats} waiting={} body_bytes={}",
+            self.in_flight.get(),
+            self.scheduler.waiting(),
+            self.bodies.taken()
+        )
     }
 }
 

@@ -25,9 +25,8 @@ use tokio::sync::watch;
 
 use crate::auth::verdict::{Authenticator, Options};
 use crate::config::Config;
-use crate::gateway::finish::Counter;
 use crate::gateway::front::Front;
-use crate::gateway::{Gateway, Parts};
+use crate::gateway::{Gateway, Gauges, Parts};
 use crate::scheduler::Scheduler;
 use crate::store::Store;
 use crate::telemetry;
@@ -61,7 +60,7 @@ async fn run(config: Config, sockets: Sockets) -> anyhow::Result<()> {
     let (stop, stopping) = watch::channel(false);
     let draining = Arc::new(AtomicBool::new(false));
     let patience = config.timeouts.drain;
-    let (gateway, in_flight) = assemble(config, &draining, &stopping).await?;
+    let (gateway, gauges) = assemble(config, &draining, &stopping).await?;
     let mut service = gateway.service(sockets.addresses());
     sockets.announce();
     let fds = sockets.into_fds();
@@ -73,24 +72,24 @@ async fn run(config: Config, sockets: Sockets) -> anyhow::Result<()> {
     // accepting ends at once; what is under way goes on
     let _ = stop.send(true);
     if manner == Manner::Gently {
-        drain(&in_flight, patience, &mut signals).await;
+        drain(&gauges, patience, &mut signals).await;
     }
     let _ = tokio::time::timeout(LAST_WORDS, serving).await;
-    log::info!("stopped");
+    log::info!("stopped: {gauges}");
     Ok(())
 }
 
-async fn drain(in_flight: &Counter, patience: Duration, signals: &mut Signals) {
-    log::info!("stopping: {} requests in flight get up to {patience:?}", in_flight.get());
+async fn drain(gauges: &Gauges, patience: Duration, signals: &mut Signals) {
+    log::info!("stopping: {} requests in flight get up to {patience:?}", gauges.in_flight());
     let empty = async {
-        while in_flight.get() > 0 {
+        while gauges.in_flight() > 0 {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
     tokio::select! {
         () = empty => {}
-        () = tokio::time::sleep(patience) => log::warn!("{} requests cut short", in_flight.get()),
-        _ = signals.next() => log::warn!("told twice: {} requests cut short", in_flight.get()),
+        () = tokio::time::sleep(patience) => log::warn!("{} requests cut short", gauges.in_flight()),
+        _ = signals.next() => log::warn!("told twice: {} requests cut short", gauges.in_flight()),
     }
 }
 
@@ -99,7 +98,7 @@ async fn assemble(
     config: Config,
     draining: &Arc<AtomicBool>,
     stopping: &watch::Receiver<bool>,
-) -> anyhow::Result<(Assembled, Counter)> {
+) -> anyhow::Result<(Assembled, Gauges)> {
     let store = Arc::new(Store::open(&config.database).await?);
     let options = Options::new(config.auth.max_stale, Handle::current());
     let authenticator = Arc::new(Authenticator::new(store, &options));
@@ -127,8 +126,8 @@ async fn assemble(
         peers,
         draining: Arc::clone(draining),
     });
-    let in_flight = gateway.in_flight();
-    Ok((Assembled { front: Front::new(http_proxy(&conf, gateway), config) }, in_flight))
+    let gauges = gateway.gauges();
+    Ok((Assembled { front: Front::new(http_proxy(&conf, gateway), config) }, gauges))
 }
 
 struct Assembled {

@@ -5,6 +5,7 @@ pub mod security_log;
 
 use std::io::Write;
 
+use env_logger::fmt::Formatter;
 use env_logger::{Builder, Env, WriteStyle};
 use log::{LevelFilter, Record};
 
@@ -26,13 +27,13 @@ pub fn init(level: LevelFilter) {
     builder.filter_module(ACCESS, LevelFilter::Info);
     builder.filter_module(SECURITY, LevelFilter::Info);
     builder.write_style(WriteStyle::Never);
-    builder.format(|out, record| write_line(out, record));
+    builder.format(write_line);
     // a second start in one process, as in tests, keeps the first logger
     let _ = builder.try_init();
 }
 
 /// Access lines are complete in themselves; the others begin with time, level and target.
-fn write_line(out: &mut impl Write, record: &Record<'_>) -> std::io::Result<()> {
+fn write_line(out: &mut Formatter, record: &Record<'_>) -> std::io::Result<()> {
     if record.target() == ACCESS {
         return writeln!(out, "{}", record.args());
     }

@@ -27,7 +27,7 @@ use crate::telemetry::security_log::SecurityEvent;
 const LARGE: usize = 256 * 1024;
 
 /// Why a request goes no further.
-pub enum Stop {
+pub(super) enum Stop {
     /// It is refused.
     Refused(Refusal),
     /// The client left.
@@ -50,7 +50,7 @@ impl From<Unread> for Stop {
 }
 
 /// What an admitted request is.
-pub enum Admitted {
+pub(super) enum Admitted {
     /// To be answered here.
     Local(Action),
     /// To be sent to [`Ctx::target`].
@@ -58,7 +58,7 @@ pub enum Admitted {
 }
 
 /// Takes a request from its head to its place.
-pub async fn admit(
+pub(super) async fn admit(
     gateway: &Gateway,
     session: &mut Session,
     ctx: &mut Ctx,
@@ -276,7 +276,7 @@ async fn take_seat(
 }
 
 /// Waits for the seat and watches the client meanwhile: nobody else does.
-pub async fn wait_for_seat(
+pub(super) async fn wait_for_seat(
     gateway: &Gateway,
     session: &mut Session,
     ctx: &mut Ctx,
@@ -309,7 +309,7 @@ async fn client_gone(session: &mut ServerSession) -> Box<Error> {
 }
 
 /// The refusal of a place.
-pub fn no_place(gateway: &Gateway, ctx: &Ctx, refused: Refused) -> Refusal {
+pub(super) fn no_place(gateway: &Gateway, ctx: &Ctx, refused: Refused) -> Refusal {
     let model = ctx.model.as_ref().map_or("", |model| model.as_written());
     Refusal::from_scheduler(refused, model, gateway.scheduler.retry_after())
 }

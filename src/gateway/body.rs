@@ -25,7 +25,7 @@ const PINGORA_BUFFER: u64 = 64 * 1024;
 const FIRST_ROOM: u64 = 256 * 1024;
 
 /// Why a body was not read.
-pub enum Unread {
+pub(super) enum Unread {
     /// The client left, or broke the protocol.
     Gone(Box<Error>),
     /// It may not be read.
@@ -45,12 +45,12 @@ impl From<Refusal> for Unread {
 }
 
 /// The length that the client declared.
-pub fn declared_length(session: &Session) -> Option<u64> {
+pub(super) fn declared_length(session: &Session) -> Option<u64> {
     session.get_header("content-length")?.to_str().ok()?.trim().parse().ok()
 }
 
 /// Reads the body: at most `limit` bytes, within `time`, as `reservation` has room.
-pub async fn read(
+pub(super) async fn read(
     session: &mut Session,
     limit: u64,
     time: Duration,
@@ -171,7 +171,7 @@ fn usize_of(length: u64) -> usize {
 
 /// The memory that request bodies may take, in all and for each user.
 #[derive(Debug)]
-pub struct Budget {
+pub(super) struct Budget {
     taken: Mutex<Taken>,
 }
 
@@ -183,24 +183,24 @@ struct Taken {
 
 impl Budget {
     /// A budget of which nothing is taken.
-    pub fn new() -> Arc<Self> {
+    pub(super) fn new() -> Arc<Self> {
         Arc::new(Self { taken: Mutex::default() })
     }
 
     /// A share for one request, empty so far.
-    pub fn share(self: &Arc<Self>, user: i64, in_all: u64, per_user: u64) -> Reservation {
+    pub(super) fn share(self: &Arc<Self>, user: i64, in_all: u64, per_user: u64) -> Reservation {
         Reservation { budget: Arc::clone(self), user, in_all, per_user, bytes: 0 }
     }
 
     /// Bytes taken in all.
-    pub fn taken(&self) -> u64 {
+    pub(super) fn taken(&self) -> u64 {
         self.taken.lock().in_all
     }
 }
 
 /// One request's share of the [`Budget`]; dropping it gives the share back.
 #[derive(Debug)]
-pub struct Reservation {
+pub(super) struct Reservation {
     budget: Arc<Budget>,
     user: i64,
     in_all: u64,

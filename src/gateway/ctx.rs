@@ -25,65 +25,65 @@ use crate::usage::Meter;
 /// One request, from its head to its access line.
 pub struct Ctx {
     /// The configuration that this request is judged by, from beginning to end.
-    pub config: Arc<Config>,
+    pub(super) config: Arc<Config>,
     /// When the head was complete.
-    pub start: Instant,
+    pub(super) start: Instant,
     /// The client's own id, or one made here.
-    pub request_id: String,
+    pub(super) request_id: String,
     /// Who connected.
-    pub client: ClientAddr,
+    pub(super) client: ClientAddr,
     /// What is asked for, once it is known.
-    pub route: Option<&'static Route>,
+    pub(super) route: Option<&'static Route>,
     /// The path to send to the instance: the table's, never the client's.
-    pub upstream_path: Cow<'static, str>,
+    pub(super) upstream_path: Cow<'static, str>,
     /// The variable part of the path.
-    pub parameter: Option<String>,
+    pub(super) parameter: Option<String>,
     /// The shape of errors.
-    pub dialect: Dialect,
+    pub(super) dialect: Dialect,
     /// Who is asking, once it is known.
-    pub principal: Option<Principal>,
+    pub(super) principal: Option<Principal>,
     /// What they may see, for the lists that are answered here.
-    pub permit: Option<RoutePermit>,
+    pub(super) permit: Option<RoutePermit>,
     /// The model, once the body was read.
-    pub model: Option<ModelName>,
+    pub(super) model: Option<ModelName>,
     /// What goes to the instance: the same bytes on every attempt.
-    pub body: Option<Bytes>,
+    pub(super) body: Option<Bytes>,
     /// Its share of the memory for bodies.
-    pub reservation: Option<Reservation>,
+    pub(super) reservation: Option<Reservation>,
     /// What it needs of an instance.
-    pub wish: Option<Wish>,
+    pub(super) wish: Option<Wish>,
     /// Where it goes.
-    pub target: Option<Target>,
+    pub(super) target: Option<Target>,
     /// The instance that it went to last.
-    pub upstream: Option<usize>,
+    pub(super) upstream: Option<usize>,
     /// Whether its model is one that leaves the box.
-    pub cloud: bool,
+    pub(super) cloud: bool,
     /// Whether the answer is asked for as a stream.
-    pub streams: bool,
+    pub(super) streams: bool,
     /// Longest wait in the queue.
-    pub max_wait: Duration,
+    pub(super) max_wait: Duration,
     /// Whether the usage chunk was asked for by us.
-    pub strip_usage: bool,
+    pub(super) strip_usage: bool,
     /// Reads the token counts from the answer.
-    pub meter: Option<Meter>,
+    pub(super) meter: Option<Meter>,
     /// Whether the answer is a stream of server-sent events.
-    pub sse: bool,
+    pub(super) sse: bool,
     /// Attempts so far, and why they failed.
-    pub attempts: Attempts,
+    pub(super) attempts: Attempts,
     /// How long things took.
-    pub timings: Timings,
+    pub(super) timings: Timings,
     /// Keeps the deadlines.
-    pub watchdog: Option<Arc<Watchdog>>,
+    pub(super) watchdog: Option<Arc<Watchdog>>,
     /// The no, if it was one.
-    pub refusal: Option<Refusal>,
+    pub(super) refusal: Option<Refusal>,
     /// Whether the instance's answer came to the end of its body.
-    pub complete: bool,
+    pub(super) complete: bool,
     /// Counts this request while it lives.
     _in_flight: InFlight,
 }
 
 /// Where a request goes.
-pub enum Target {
+pub(super) enum Target {
     /// A seat of an instance.
     Seat(Seat),
     /// An instance, for a request that costs it nothing.
@@ -94,29 +94,29 @@ pub enum Target {
 #[derive(Debug, Default)]
 pub struct Attempts {
     /// Connections that failed before anything was sent.
-    pub connects: u32,
+    pub(super) connects: u32,
     /// Repetitions after bytes were sent.
-    pub resends: u32,
+    pub(super) resends: u32,
     /// Whether the next attempt goes to another instance.
-    pub again: bool,
+    pub(super) again: bool,
     /// When bytes may first have reached the instance, in this attempt.
-    pub sent_at: Option<Instant>,
+    pub(super) sent_at: Option<Instant>,
 }
 
 /// How long things took.
 #[derive(Debug, Default)]
 pub struct Timings {
     /// Finding out who is asking.
-    pub auth: Option<Duration>,
+    pub(super) auth: Option<Duration>,
     /// Waiting for a seat.
-    pub queue: Option<Duration>,
+    pub(super) queue: Option<Duration>,
     /// From arrival to the first byte of the instance's answer.
-    pub first_byte: Option<Duration>,
+    pub(super) first_byte: Option<Duration>,
 }
 
 impl Ctx {
     /// A request of which nothing is known yet.
-    pub fn new(config: Arc<Config>, in_flight: InFlight) -> Self {
+    pub(super) fn new(config: Arc<Config>, in_flight: InFlight) -> Self {
         Self {
             config,
             start: Instant::now(),
@@ -150,7 +150,7 @@ impl Ctx {
     }
 
     /// Learns what the connection and the head say.
-    pub fn meet(&mut self, session: &Session) {
+    pub(super) fn meet(&mut self, session: &Session) {
         self.request_id = request_id(session.get_header("x-request-id"));
         if let Some(peer) = session.client_addr().and_then(|address| address.as_inet()) {
             self.client = ClientAddr::of(*peer);
@@ -160,12 +160,12 @@ impl Ctx {
 
     /// Whether the answer's body ended before the answer did: Ollama's `/v1` routes lose an error
     /// in mid-stream and just stop.
-    pub fn ended_early(&self) -> bool {
+    pub(super) fn ended_early(&self) -> bool {
         self.streams && self.meter.as_ref().is_some_and(|meter| !meter.counts().finished)
     }
 
     /// The number of the instance where the request is, or goes next.
-    pub fn instance(&self) -> Option<usize> {
+    pub(super) fn instance(&self) -> Option<usize> {
         match self.target.as_ref()? {
             Target::Seat(seat) => Some(seat.instance()),
             Target::Instance(index) => Some(*index),
@@ -173,18 +173,18 @@ impl Ctx {
     }
 
     /// Takes a target and remembers the instance for the log.
-    pub fn take(&mut self, target: Target) {
+    pub(super) fn take(&mut self, target: Target) {
         self.target = Some(target);
         self.upstream = self.instance();
     }
 
     /// The account, 0 while it is unknown.
-    pub fn user_id(&self) -> i64 {
+    pub(super) fn user_id(&self) -> i64 {
         self.principal.as_ref().map_or(0, |principal| principal.identity.user.id)
     }
 
     /// The seat, if it has one.
-    pub fn seat(&mut self) -> Option<&mut Seat> {
+    pub(super) fn seat(&mut self) -> Option<&mut Seat> {
         match self.target.as_mut()? {
             Target::Seat(seat) => Some(seat),
             Target::Instance(_) => None,
@@ -192,13 +192,13 @@ impl Ctx {
     }
 
     /// The route's path for logs, `-` for what is no route.
-    pub fn route_path(&self) -> &'static str {
+    pub(super) fn route_path(&self) -> &'static str {
         self.route.map_or("-", |route| route.path)
     }
 }
 
 /// The client's own id if it is harmless, else a new one: 16 random hexadecimal digits.
-pub fn request_id(given: Option<&HeaderValue>) -> String {
+pub(super) fn request_id(given: Option<&HeaderValue>) -> String {
     let harmless = |id: &&str| {
         (1..=64).contains(&id.len())
             && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')

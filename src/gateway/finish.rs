@@ -13,24 +13,24 @@ use crate::telemetry::access_log::{AccessLine, ms};
 
 /// Counts the requests that are being worked on.
 #[derive(Clone, Debug, Default)]
-pub struct Counter(Arc<AtomicUsize>);
+pub(super) struct Counter(Arc<AtomicUsize>);
 
 impl Counter {
     /// Counts one more, for as long as the guard lives.
-    pub fn enter(&self) -> InFlight {
+    pub(super) fn enter(&self) -> InFlight {
         self.0.fetch_add(1, Ordering::Relaxed);
         InFlight(Arc::clone(&self.0))
     }
 
     /// How many there are.
-    pub fn get(&self) -> usize {
+    pub(super) fn get(&self) -> usize {
         self.0.load(Ordering::Relaxed)
     }
 }
 
 /// One request in flight. A guard, because Pingora's last hook does not run after a panic.
 #[derive(Debug)]
-pub struct InFlight(Arc<AtomicUsize>);
+pub(super) struct InFlight(Arc<AtomicUsize>);
 
 impl Drop for InFlight {
     fn drop(&mut self) {
@@ -39,7 +39,7 @@ impl Drop for InFlight {
 }
 
 /// Settles a request: once, whatever happened.
-pub fn finish(gateway: &Gateway, session: &Session, error: Option<&Error>, ctx: &mut Ctx) {
+pub(super) fn finish(gateway: &Gateway, session: &Session, error: Option<&Error>, ctx: &mut Ctx) {
     if let Some(watchdog) = &ctx.watchdog {
         watchdog.rest();
     }

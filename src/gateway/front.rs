@@ -54,12 +54,12 @@ impl Front {
         let mut idle = self.config.load().timeouts.header;
         let mut next = Some((Box::new(Watched::new(stream)) as Stream, None));
         while let Some((mut stream, settings)) = next.take() {
-            let begun = Clock::now();
+            let arrival = Arrival { client, begun: Clock::now() };
             let head = match self.read_head(&mut stream, idle, shutdown).await {
                 Ok(head) => head,
                 Err(Unfit::Closed) => return,
                 Err(Unfit::Refused(bytes, refusal)) => {
-                    self.refuse(&mut stream, client, begun, &bytes, &refusal).await;
+                    self.refuse(&mut stream, arrival, &bytes, &refusal).await;
                     return;
                 }
             };
@@ -122,14 +122,7 @@ impl Front {
         }
     }
 
-    async fn refuse(
-        &self,
-        stream: &mut Stream,
-        client: IpAddr,
-        begun: Clock,
-        head: &[u8],
-        refusal: &Refusal,
-    ) {
+    async fn refuse(&self, stream: &mut Stream, from: Arrival, head: &[u8], refusal: &Refusal) {
         let line = lint::glance(head);
         let id = ctx::request_id(None);
         let body = refusal.body(route::dialect_of(line.path));
@@ -140,7 +133,7 @@ impl Front {
         AccessLine {
             time: Timestamp::now(),
             request_id: &id,
-            client,
+            client: from.client,
             user_id: None,
             key_id: None,
             tier: None,
@@ -155,7 +148,7 @@ impl Front {
             auth_ms: None,
             queue_ms: None,
             first_byte_ms: None,
-            total_ms: ms(begun.elapsed()),
+            total_ms: ms(from.begun.elapsed()),
             outcome: refusal.reason,
             cause: None,
         }
@@ -180,7 +173,8 @@ impl ServerApp for Front {
         match self.connections.enter(client, &limits) {
             Ok(_guard) => self.serve(stream, client, shutdown).await,
             Err(refusal) => {
-                self.refuse(&mut stream, client, Clock::now(), b"", &refusal).await;
+                let arrival = Arrival { client, begun: Clock::now() };
+                self.refuse(&mut stream, arrival, b"", &refusal).await;
             }
         }
         None
@@ -189,6 +183,13 @@ impl ServerApp for Front {
     async fn cleanup(&self) {
         self.proxy.http_cleanup().await;
     }
+}
+
+/// Who connected, and when the request began.
+#[derive(Clone, Copy)]
+struct Arrival {
+    client: IpAddr,
+    begun: Clock,
 }
 
 /// Why a connection brings no request.

@@ -37,7 +37,7 @@ const FROM_INSTANCE: [&str; 14] = [
 ];
 
 /// The request as the instance gets it, built anew from what may pass.
-pub fn to_instance(
+pub(super) fn to_instance(
     client: &RequestHeader,
     framing: &RequestHeader,
     instance: &Instance,
@@ -74,7 +74,11 @@ fn copy_framing(framing: &RequestHeader, out: &mut RequestHeader) -> Result<()> 
 }
 
 /// Takes away what the client must not see, and adds what it may like to know.
-pub fn to_client(response: &mut ResponseHeader, instance: &Instance, ctx: &Ctx) -> Result<()> {
+pub(super) fn to_client(
+    response: &mut ResponseHeader,
+    instance: &Instance,
+    ctx: &Ctx,
+) -> Result<()> {
     for name in FROM_INSTANCE {
         response.remove_header(name);
     }

@@ -12,7 +12,7 @@ const MOST_HEADERS: usize = 128;
 
 /// What is wrong with a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BadHead {
+pub(super) enum BadHead {
     /// Not HTTP/1.0 or HTTP/1.1.
     #[error("Unsupported HTTP version")]
     Version,
@@ -44,7 +44,7 @@ pub enum BadHead {
 
 /// What the head says that an answer needs before anything else is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Line<'a> {
+pub(super) struct Line<'a> {
     /// The method.
     pub method: &'a str,
     /// The target without its query.
@@ -52,7 +52,7 @@ pub struct Line<'a> {
 }
 
 /// Checks a head that ends in an empty line.
-pub fn check(head: &[u8]) -> Result<Line<'_>, BadHead> {
+pub(super) fn check(head: &[u8]) -> Result<Line<'_>, BadHead> {
     if has_odd_line_end(head) {
         return Err(BadHead::LineEnd);
     }
@@ -67,7 +67,7 @@ pub fn check(head: &[u8]) -> Result<Line<'_>, BadHead> {
 }
 
 /// The request line of a head, for an answer to one that is refused; empty where unreadable.
-pub fn glance(head: &[u8]) -> Line<'_> {
+pub(super) fn glance(head: &[u8]) -> Line<'_> {
     let line = head.split(|byte| *byte == b'\n').next().unwrap_or_default();
     request_line(line.trim_suffix_cr()).map_or(Line { method: "", path: "" }, |(line, _)| line)
 }

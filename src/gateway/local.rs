@@ -22,7 +22,7 @@ struct Answer {
 const JSON: &str = "application/json; charset=utf-8";
 
 /// Answers a local route, or says why not.
-pub async fn answer(
+pub(super) async fn answer(
     gateway: &Gateway,
     session: &mut Session,
     ctx: &Ctx,

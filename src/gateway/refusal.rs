@@ -20,11 +20,11 @@ use crate::scheduler::{Full, Nowhere, Refused};
 
 /// How long the rest of a refused upload is swallowed. Closing on a client that still sends makes
 /// HTTP/1 clients see a reset instead of the answer, and HTTP/2 clients lose it.
-pub const LINGER: Duration = Duration::from_secs(2);
+pub(super) const LINGER: Duration = Duration::from_secs(2);
 
 /// A no.
 #[derive(Debug)]
-pub struct Refusal {
+pub(super) struct Refusal {
     /// HTTP status.
     pub status: u16,
     /// What the client reads.
@@ -47,34 +47,38 @@ struct Extra {
 
 impl Refusal {
     /// A refusal with this status and sentence.
-    pub fn new(status: u16, reason: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
+    pub(super) fn new(
+        status: u16,
+        reason: &'static str,
+        detail: impl Into<Cow<'static, str>>,
+    ) -> Self {
         Self { status, detail: detail.into(), reason, cause: None, extra: Extra::default() }
     }
 
     /// The request cannot be understood.
-    pub fn bad_request(detail: impl Into<Cow<'static, str>>) -> Self {
+    pub(super) fn bad_request(detail: impl Into<Cow<'static, str>>) -> Self {
         Self::new(400, "bad_request", detail)
     }
 
     /// The body is larger than `limit` bytes.
-    pub fn body_too_large(limit: u64) -> Self {
+    pub(super) fn body_too_large(limit: u64) -> Self {
         Self::new(413, "body_too_large", format!("Request body is larger than {limit} bytes"))
     }
 
     /// The body was not there in time.
-    pub fn body_too_slow() -> Self {
+    pub(super) fn body_too_slow() -> Self {
         Self::new(408, "body_timeout", "Request body was not received in time")
     }
 
     /// No instance has the model.
-    pub fn model_not_found(model: &str) -> Self {
+    pub(super) fn model_not_found(model: &str) -> Self {
         let mut no = Self::new(404, "model_not_found", format!("model '{model}' not found"));
         no.extra.code = Some("model_not_found");
         no
     }
 
     /// The box is busy or down; `retry_after` is in seconds.
-    pub fn unavailable(
+    pub(super) fn unavailable(
         reason: &'static str,
         detail: impl Into<Cow<'static, str>>,
         retry_after: u64,
@@ -85,36 +89,36 @@ impl Refusal {
     }
 
     /// This user has too much under way; `retry_after` is in seconds.
-    pub fn too_many(reason: &'static str, detail: &'static str, retry_after: u64) -> Self {
+    pub(super) fn too_many(reason: &'static str, detail: &'static str, retry_after: u64) -> Self {
         let mut no = Self::new(429, reason, detail);
         no.extra.retry_after = Some(retry_after.clamp(1, 60));
         no
     }
 
     /// The instance failed before its response head. Names the instance, never its address.
-    pub fn bad_gateway(instance: &str, what: &str) -> Self {
+    pub(super) fn bad_gateway(instance: &str, what: &str) -> Self {
         Self::new(502, "upstream_failed", format!("Upstream '{instance}' {what}"))
     }
 
     /// No first byte in time.
-    pub fn gateway_timeout(instance: &str) -> Self {
+    pub(super) fn gateway_timeout(instance: &str) -> Self {
         let detail = format!("Upstream '{instance}' did not answer in time");
         Self::new(504, "upstream_timeout", detail)
     }
 
     /// Our own fault.
-    pub fn internal(cause: String) -> Self {
+    pub(super) fn internal(cause: String) -> Self {
         Self::new(500, "internal", "Internal error").because(cause)
     }
 
     /// What the log reads besides.
-    pub fn because(mut self, cause: String) -> Self {
+    pub(super) fn because(mut self, cause: String) -> Self {
         self.cause = Some(cause);
         self
     }
 
     /// The place in the queue that was refused.
-    pub fn from_scheduler(refused: Refused, model: &str, retry_after: u64) -> Self {
+    pub(super) fn from_scheduler(refused: Refused, model: &str, retry_after: u64) -> Self {
         match refused {
             Refused::Full(Full::Box) => {
                 Self::unavailable("queue_full", "The queue is full", retry_after)
@@ -130,7 +134,7 @@ impl Refusal {
     }
 
     /// The response head for a body of this length.
-    pub fn head(&self, request_id: &str, length: usize) -> Result<Box<ResponseHeader>> {
+    pub(super) fn head(&self, request_id: &str, length: usize) -> Result<Box<ResponseHeader>> {
         let mut head = ResponseHeader::build(self.status, Some(8))?;
         head.insert_header("Content-Type", "application/json")?;
         head.insert_header("Content-Length", length)?;
@@ -152,7 +156,7 @@ impl Refusal {
     }
 
     /// The body, in the shape that the route's clients show to people.
-    pub fn body(&self, dialect: Dialect) -> Bytes {
+    pub(super) fn body(&self, dialect: Dialect) -> Bytes {
         Bytes::from(match dialect {
             Dialect::Plain => json(&Plain { detail: &self.detail }),
             Dialect::Native => json(&Native { detail: &self.detail, error: &self.detail }),
@@ -166,7 +170,7 @@ impl Refusal {
     }
 
     /// What a stream that has begun ends with: an error in its own dialect.
-    pub fn stream_end(&self, dialect: Dialect, sse: bool) -> Bytes {
+    pub(super) fn stream_end(&self, dialect: Dialect, sse: bool) -> Bytes {
         Bytes::from(match (dialect, sse) {
             (Dialect::Anthropic, true) => {
                 let error = Typed { r#type: self.anthropic_type(), message: &self.detail };
@@ -211,7 +215,7 @@ impl Refusal {
 }
 
 /// Writes the answer first and only then swallows what the client still sends.
-pub async fn write(
+pub(super) async fn write(
     session: &mut Session,
     refusal: &Refusal,
     dialect: Dialect,
@@ -229,7 +233,7 @@ pub async fn write(
 }
 
 /// Swallows the rest of an upload that was answered early.
-pub async fn linger(session: &mut Session) {
+pub(super) async fn linger(session: &mut Session) {
     if !session.is_body_done() {
         let _ = tokio::time::timeout(LINGER, session.drain_request_body()).await;
     }

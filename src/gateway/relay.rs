@@ -40,7 +40,7 @@ impl Gateway {
 }
 
 /// The peer for this attempt; a seat at another instance first, if the last attempt failed.
-pub async fn choose(
+pub(super) async fn choose(
     gateway: &Gateway,
     session: &mut Session,
     ctx: &mut Ctx,
@@ -65,7 +65,7 @@ pub async fn choose(
 }
 
 /// A request that was admitted has a target.
-pub fn no_target() -> Box<Error> {
+pub(super) fn no_target() -> Box<Error> {
     Error::explain(ErrorType::InternalError, "no target")
 }
 
@@ -97,7 +97,7 @@ async fn move_on(gateway: &Gateway, session: &mut Session, ctx: &mut Ctx) -> Res
 }
 
 /// Nothing was sent: another instance may have it.
-pub fn not_connected(gateway: &Gateway, ctx: &mut Ctx, mut error: Box<Error>) -> Box<Error> {
+pub(super) fn not_connected(gateway: &Gateway, ctx: &mut Ctx, mut error: Box<Error>) -> Box<Error> {
     blame(gateway, ctx);
     ctx.attempts.connects += 1;
     let again = ctx.attempts.connects <= MOST_RECONNECTS && !is_managed(ctx);
@@ -107,7 +107,7 @@ pub fn not_connected(gateway: &Gateway, ctx: &mut Ctx, mut error: Box<Error>) ->
 }
 
 /// From here on the instance may have the request: its time for the first byte begins.
-pub fn connected(ctx: &mut Ctx) {
+pub(super) fn connected(ctx: &mut Ctx) {
     ctx.attempts.sent_at = Some(Instant::now());
     if let Some(watchdog) = &ctx.watchdog
         && !is_managed(ctx)
@@ -119,7 +119,7 @@ pub fn connected(ctx: &mut Ctx) {
 }
 
 /// The instance's head is here.
-pub fn answered(
+pub(super) fn answered(
     gateway: &Gateway,
     session: &Session,
     response: &ResponseHeader,
@@ -202,7 +202,7 @@ fn begin_meter(response: &ResponseHeader, ctx: &mut Ctx) {
 }
 
 /// A chunk on its way to the client.
-pub fn passing(body: &mut Option<Bytes>, end_of_stream: bool, ctx: &mut Ctx) {
+pub(super) fn passing(body: &mut Option<Bytes>, end_of_stream: bool, ctx: &mut Ctx) {
     if let Some(watchdog) = &ctx.watchdog
         && !is_managed(ctx)
     {
@@ -227,7 +227,7 @@ pub fn passing(body: &mut Option<Bytes>, end_of_stream: bool, ctx: &mut Ctx) {
 }
 
 /// The exchange broke off. Whose fault was it, and may it be repeated?
-pub fn broken(
+pub(super) fn broken(
     gateway: &Gateway,
     session: &Session,
     mut error: Box<Error>,
@@ -262,7 +262,7 @@ pub fn broken(
 }
 
 /// The last word on a request that failed.
-pub async fn give_up(
+pub(super) async fn give_up(
     gateway: &Gateway,
     session: &mut Session,
     error: &Error,

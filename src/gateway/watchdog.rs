@@ -24,7 +24,7 @@ use tokio::time::{Instant, Sleep};
 
 /// The deadline of the request that a connection is working on.
 #[derive(Debug)]
-pub struct Watchdog {
+pub(super) struct Watchdog {
     base: Instant,
     /// Milliseconds after `base`; `NEVER` when no deadline is set.
     phase: AtomicU64,
@@ -45,30 +45,30 @@ impl Watchdog {
     }
 
     /// The watchdog of the connection that this request came on; HTTP/1 alone has one.
-    pub fn of(session: &Session) -> Option<Arc<Self>> {
+    pub(super) fn of(session: &Session) -> Option<Arc<Self>> {
         let stream = session.as_downstream().as_http1()?.stream();
         let watched = stream.as_any().downcast_ref::<Watched>()?;
         Some(Arc::clone(&watched.watchdog))
     }
 
     /// The step that begins now may take this long.
-    pub fn allow(&self, limit: Duration) {
+    pub(super) fn allow(&self, limit: Duration) {
         self.phase.store(self.after(limit), Ordering::Relaxed);
     }
 
     /// Whatever the steps are, all of them together may take this long from now.
-    pub fn allow_in_all(&self, limit: Duration) {
+    pub(super) fn allow_in_all(&self, limit: Duration) {
         self.total.store(self.after(limit), Ordering::Relaxed);
     }
 
     /// No deadline until the next request.
-    pub fn rest(&self) {
+    pub(super) fn rest(&self) {
         self.phase.store(NEVER, Ordering::Relaxed);
         self.total.store(NEVER, Ordering::Relaxed);
     }
 
     /// Whether a deadline has passed and ended the request.
-    pub fn expired(&self) -> bool {
+    pub(super) fn expired(&self) -> bool {
         self.expired.load(Ordering::Relaxed)
     }
 
@@ -85,7 +85,7 @@ impl Watchdog {
 
 /// A client's connection whose reads end when its watchdog's deadline passes.
 #[derive(Debug)]
-pub struct Watched {
+pub(super) struct Watched {
     inner: Stream,
     watchdog: Arc<Watchdog>,
     timer: Option<Pin<Box<Sleep>>>,
@@ -93,7 +93,7 @@ pub struct Watched {
 
 impl Watched {
     /// Wraps a connection.
-    pub fn new(inner: Stream) -> Self {
+    pub(super) fn new(inner: Stream) -> Self {
         Self { inner, watchdog: Arc::new(Watchdog::new()), timer: None }
     }
 
