@@ -33,6 +33,9 @@ const READ: [&str; 13] = [
     "destination",
 ];
 
+/// Each is looked into: eight million in a body took more than a second.
+const MAX_TOOLS: usize = 4096;
+
 /// Reads a JSON body: UTF-8, one object, nothing behind it, no name that two readers could
 /// understand differently.
 ///
@@ -247,7 +250,12 @@ fn searches_the_web(tools: &Field<'_>) -> Result<bool, BadPayload> {
     }
     tools.starts_with('[', "an array")?;
     let mut found = false;
+    let mut count = 0;
     walk::each_element(tools.value, |tool| {
+        count += 1;
+        if count > MAX_TOOLS {
+            return Err(tools.must_be("an array of at most 4096 tools"));
+        }
         if !tool.starts_with('{') {
             return Ok(());
         }
@@ -258,8 +266,8 @@ fn searches_the_web(tools: &Field<'_>) -> Result<bool, BadPayload> {
             }
             Ok(())
         })
-    })
-    .map_err(|flaw| flaw.inside("tools"))?;
+        .map_err(|flaw| flaw.inside("tools"))
+    })?;
     Ok(found)
 }
 

@@ -119,6 +119,14 @@ fn depth_and_breadth_are_bounded() {
 }
 
 #[test]
+fn tools_are_bounded() {
+    let many = |count| format!(r#"{{"tools":[{}]}}"#, vec!["{}"; count].join(","));
+    assert!(!read(&many(MAX_TOOLS)).web_search);
+    let text = "field 'tools' must be an array of at most 4096 tools";
+    assert_eq!(refusal(&many(MAX_TOOLS + 1)), text);
+}
+
+#[test]
 fn tools_that_search_the_web_are_seen() {
     for body in [
         r#"{"tools":[{"type":"function"},{"type":"web_search_20250305","name":"web_search"}]}"#,
