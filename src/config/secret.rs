@@ -1,8 +1,10 @@
-//! Secrets of the configuration.
+//! Secrets of the configuration: API keys of instances, database URLs.
+
+use std::fmt;
 
 use zeroize::Zeroizing;
 
-/// A secret value: wiped when dropped, and never shown by `Debug`.
+/// A secret value: wiped when dropped; `Debug` and `Display` show nothing of it.
 #[derive(Clone)]
 pub struct Secret(Zeroizing<String>);
 
@@ -18,8 +20,26 @@ impl Secret {
     }
 }
 
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secret")
+    }
+}
+
+impl fmt::Display for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[secret]")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Secret;
+
+    #[test]
+    fn a_secret_shows_nothing_of_itself() {
+        let secret = Secret::new("hunter2".to_owned());
+        assert_eq!(format!("{secret:?} {secret}"), "Secret [secret]");
+        assert_eq!(secret.expose(), "hunter2");
     }
 }
