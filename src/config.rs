@@ -1,6 +1,6 @@
 //! The configuration in force: every value in it is already valid.
 //!
-//! What the operator wrote is read by [`file`] (as written → as meant, all mistakes at once), so
+//! What the operator wrote is read by [`mod@file`] (as written → as meant, all mistakes at once), so
 //! nothing behind this module ever meets a half-checked value.
 
 pub mod file;
@@ -12,6 +12,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use file::{Problems, locate};
 pub use secret::Secret;
 pub use units::{ByteSize, Rate};
 
@@ -46,6 +47,8 @@ pub struct Config {
     pub threads: usize,
     /// What is logged.
     pub log: Log,
+    /// What deserves a word but is no mistake, each as `FILE:LINE: path.to.key: text`.
+    pub warnings: Vec<String>,
 }
 
 /// One socket to accept clients on.
@@ -110,7 +113,7 @@ pub struct Upstream {
     pub kind: UpstreamKind,
     /// `http` or `https`.
     pub tls: bool,
-    /// Host as written, for `Host` and TLS server name.
+    /// Host, lower case, IPv6 without its brackets; for `Host` and TLS server name.
     pub host: String,
     /// Port.
     pub port: u16,

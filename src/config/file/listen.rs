@@ -1,0 +1,106 @@
+//! Where Usher listens: `listen`, and what is to come beside it: `admin`, `metrics`, `cors`.
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::reader::{Item, Section};
+use super::tree::Scalar;
+use super::values;
+use crate::config::Listen;
+
+/// `listen`: at least one address, none twice, none in the clear by accident.
+pub(super) fn listen(root: &Section<'_>) -> Vec<Listen> {
+    let Some(list) = root.item("listen") else {
+        return vec![Listen { address: SocketAddr::from(([127, 0, 0, 1], 8080)) }];
+    };
+    let found = list.list(|item| Some((item.clone(), one(item)?)));
+    if list.is_empty_list() {
+        list.wrong("names no address: add one, or remove `listen` to have 127.0.0.1:8080");
+    }
+    for (index, (item, Listen { address })) in found.iter().enumerate() {
+        // port 0 is a new port each time
+        if address.port() != 0 && found.iter().take(index).any(|(_, l)| l.address == *address) {
+            item.wrong(format!("{address} is listed already: keep one"));
+        }
+    }
+    found.into_iter().map(|(_, listen)| listen).collect()
+}
+
+fn one(item: &Item<'_>) -> Option<Listen> {
+    item.section(|s| {
+        let address = s.must("address", address);
+        // a wrong word has its own message: one mistake, one line
+        let plaintext = s.item("plaintext");
+        plaintext.as_ref().map(|item| item.scalar(values::word(&[("allow", ())])));
+        let tls = s.item("tls").map(|tls| tls.section(tls_files)).is_some();
+        s.list("proxy_protocol", |item| item.scalar(network));
+        let address = address?;
+        if !address.ip().to_canonical().is_loopback() && plaintext.is_none() && !tls {
+            let text = format!(
+                "{address} can be reached from other machines, and keys would travel unencrypted: \
+                 listen on 127.0.0.1:{}, or add `plaintext: allow`",
+                address.port()
+            );
+            s.wrong("address", text);
+        }
+        Some(Listen { address })
+    })
+}
+
+fn tls_files(tls: &Section<'_>) {
+    tls.must("cert", values::path(tls.cx.base));
+    tls.must("key", values::path(tls.cx.base));
+}
+
+/// `admin`, `metrics` and `cors`: read for their mistakes.
+pub(super) fn later(root: &Section<'_>) {
+    root.section("admin", |s| {
+        s.get("address", |scalar| match &*scalar.text {
+            "same" => Ok(()),
+            _ => address(scalar).map(drop).map_err(|text| format!("expected `same`, or: {text}")),
+        })
+    });
+    match root.item("metrics") {
+        Some(item) if item.as_scalar().is_some_and(|scalar| scalar.text == "off") => {}
+        Some(item) => item.section(metrics),
+        None => {}
+    }
+    root.section("cors", |s| {
+        s.list("origins", |item| item.scalar(origin));
+    });
+}
+
+fn metrics(s: &Section<'_>) {
+    s.get("address", address);
+}
+
+/// `IP:PORT`.
+fn address(scalar: &Scalar) -> Result<SocketAddr, String> {
+    scalar.text.parse().map_err(|_| {
+        let hint = "expected IP:PORT such as 127.0.0.1:8080, 0.0.0.0:8080 or [::1]:8080";
+        format!("{hint}, found {}", scalar.shown())
+    })
+}
+
+/// A network such as `10.0.0.0/8`, or one address.
+pub(super) fn network(scalar: &Scalar) -> Result<ipnet::IpNet, String> {
+    let one = || scalar.text.parse::<IpAddr>().map(ipnet::IpNet::from);
+    scalar.text.parse().or_else(|_| one()).map_err(|_| {
+        format!("expected a network such as 10.0.0.0/8 or fd00::/8, found {}", scalar.shown())
+    })
+}
+
+/// An origin as browsers send it (RFC 6454): scheme, host and perhaps a port, nothing more.
+fn origin(scalar: &Scalar) -> Result<String, String> {
+    let wrong = || {
+        format!("expected an exact origin such as https://app.example, found {}", scalar.shown())
+    };
+    let (scheme, rest) = scalar.text.split_once("://").ok_or_else(wrong)?;
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || ".-:[]_".contains(c);
+    let sane = scheme.starts_with(|c: char| c.is_ascii_lowercase())
+        && scheme
+            .chars()
+            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "+.-".contains(c))
+        && !rest.is_empty()
+        && rest.chars().all(plain);
+    sane.then(|| scalar.text.clone()).ok_or_else(wrong)
+}

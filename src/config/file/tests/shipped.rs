@@ -1,0 +1,113 @@
+//! The files of `conf/`: each loads, and `usher.yaml` is complete and true.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::super::later::LATER;
+use super::super::reader::{Context, Item};
+use super::super::{fill, sections, tree};
+use crate::config::Config;
+
+/// A variable of any name is set.
+fn env(name: &str) -> Option<String> {
+    Some(format!("value-of-{name}"))
+}
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("conf")
+}
+
+fn usher_yaml() -> String {
+    fs::read_to_string(folder().join("usher.yaml")).unwrap()
+}
+
+fn parse(text: &str) -> Result<Config, Vec<String>> {
+    Config::parse(text, Path::new("f"), &env).map_err(|e| e.lines().collect())
+}
+
+#[test]
+fn every_file_loads() {
+    let files: Vec<PathBuf> =
+        fs::read_dir(folder()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(files.len() >= 4, "{files:?}");
+    for file in files {
+        if let Err(problems) = Config::load(&file, &env) {
+            panic!("{problems}");
+        }
+    }
+}
+
+#[test]
+fn the_active_values_of_usher_yaml_are_the_defaults() {
+    let least = "upstreams: [ { name: ollama, url: http://127.0.0.1:11434 } ]\nstate_dir: ../state";
+    let shown = |text: &str| format!("{:#?}", parse(text).unwrap());
+    assert_eq!(shown(&usher_yaml()), shown(least));
+}
+
+/// A key in a comment: `# key: value`, in the place where it would stand.
+fn commented(line: &str) -> Option<String> {
+    let (indent, rest) = line.split_once("# ")?;
+    let (key, _) = rest.split_once(": ")?;
+    let is_key = key.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+    (indent.trim().is_empty() && is_key).then(|| format!("{indent}{rest}"))
+}
+
+#[test]
+fn each_key_that_is_not_built_says_so_when_it_is_uncommented() {
+    let text = usher_yaml();
+    let lines: Vec<&str> = text.lines().collect();
+    let mut told = BTreeSet::new();
+    for (index, line) in lines.iter().enumerate().filter(|(_, l)| l.contains("# not built yet")) {
+        let mut lines = lines.clone();
+        let active = commented(line).unwrap_or_else(|| panic!("{line} is a key in a comment"));
+        lines[index] = &active;
+        let problems = parse(&lines.join("\n")).unwrap_err();
+        let [problem] = &problems[..] else { panic!("{line}: {problems:#?}") };
+        let rest = problem.strip_prefix(&format!("f:{}: ", index + 1)).unwrap();
+        let (path, text) = rest.split_once(": ").unwrap();
+        assert!(text.contains("not built yet, so this would do nothing"), "{text}");
+        told.insert(pattern(path));
+    }
+    let has = |row: &str| told.contains(row) || is_active(row);
+    let untold: Vec<&str> = LATER.iter().map(|row| row.path).filter(|row| !has(row)).collect();
+    assert_eq!(untold, Vec::<&str>::new(), "not in conf/usher.yaml");
+}
+
+/// Whether `usher.yaml` has the key with a value that is so today.
+fn is_active(row: &str) -> bool {
+    asked(&usher_yaml()).get(row) == Some(&true)
+}
+
+#[test]
+fn usher_yaml_has_every_key() {
+    let all: Vec<String> = usher_yaml()
+        .lines()
+        .map(|line| commented(line).unwrap_or_else(|| line.to_owned()))
+        .collect();
+    let absent: Vec<String> =
+        asked(&all.join("\n")).into_iter().filter(|(_, has)| !has).map(|(key, _)| key).collect();
+    assert_eq!(absent, Vec::<String>::new());
+}
+
+/// Every key that is asked for while a document is read, and whether it is there.
+fn asked(text: &str) -> BTreeMap<String, bool> {
+    let mut root = tree::parse(text).unwrap();
+    fill::fill(&mut root, "", &env, &mut Vec::new());
+    let cx = Context::new(Path::new(""), Vec::new());
+    Item { cx: &cx, node: &root, path: String::new() }.section(sections);
+    let mut keys = BTreeMap::new();
+    for (path, has) in cx.asked.into_inner() {
+        *keys.entry(pattern(&path)).or_default() |= has;
+    }
+    keys
+}
+
+/// `tiers.free.allow` → `tiers.*.allow`, `listen[0].address` → `listen.[].address`.
+fn pattern(path: &str) -> String {
+    let path = path.replace("[0]", ".[]");
+    match path.strip_prefix("tiers.").and_then(|rest| rest.split_once('.')) {
+        Some((_, key)) => format!("tiers.*.{key}"),
+        None => path,
+    }
+}

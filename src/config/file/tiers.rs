@@ -1,0 +1,172 @@
+//! Tiers, and the routes that only some of them may use: `tiers`, `restrict`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::reader::{Item, Section, remedy};
+use super::tree::Scalar;
+use super::values;
+use crate::config::{Rate, RouteClass, Tier};
+
+/// `tiers`: the built-in ones, changed where the file names a key, and the file's own, which are
+/// like `free` where it names none.
+pub(super) fn tiers(root: &Section<'_>) -> BTreeMap<String, Tier> {
+    let mut tiers = defaults();
+    let Some(item) = root.item("tiers") else { return tiers };
+    let like_free = tiers.get("free").cloned().unwrap_or_else(|| tier(&[], 1));
+    let read = item.entries(|name, item| {
+        if !values::is_name(name) {
+            item.wrong(values::NAME);
+        }
+        let before = tiers.get(name).unwrap_or(&like_free);
+        Some((name.to_owned(), item.section(|s| one(s, before))))
+    });
+    tiers.extend(read);
+    tiers
+}
+
+fn defaults() -> BTreeMap<String, Tier> {
+    use RouteClass::{Admin, Inference, Manage, Read};
+    BTreeMap::from([
+        ("free".to_owned(), tier(&[Read, Inference], 2)),
+        ("premium".to_owned(), tier(&[Read, Inference], 8)),
+        ("admin".to_owned(), tier(&[Read, Inference, Manage, Admin], 32)),
+    ])
+}
+
+fn tier(allow: &[RouteClass], concurrency: u32) -> Tier {
+    let allow = allow.iter().copied().collect();
+    Tier { allow, models: None, concurrency, max_queue_wait: None, cloud: false }
+}
+
+fn one(s: &Section<'_>, before: &Tier) -> Tier {
+    later(s);
+    Tier {
+        allow: match s.item("allow") {
+            Some(item) => {
+                item.list(|class| class.scalar(values::word(&CLASSES))).into_iter().collect()
+            }
+            None => before.allow.clone(),
+        },
+        models: match s.item("models") {
+            Some(item) if item.is_null() => None,
+            Some(item) => Some(patterns(&item)),
+            None => before.models.clone(),
+        },
+        concurrency: s.get("concurrency", values::whole(1..=100_000)).unwrap_or(before.concurrency),
+        max_queue_wait: match s.item("max_queue_wait") {
+            Some(item) if item.is_null() => None,
+            Some(item) => item.scalar(values::time),
+            None => before.max_queue_wait,
+        },
+        cloud: s.get("cloud", values::boolean).unwrap_or(before.cloud),
+    }
+}
+
+const CLASSES: [(&str, RouteClass); 4] = [
+    ("read", RouteClass::Read),
+    ("inference", RouteClass::Inference),
+    ("manage", RouteClass::Manage),
+    ("admin", RouteClass::Admin),
+];
+
+fn patterns(item: &Item<'_>) -> Vec<String> {
+    let patterns = item.list(|pattern| pattern.scalar(model_pattern));
+    if item.is_empty_list() {
+        item.wrong("names no model, so none could be used: add patterns such as 'llama3*'");
+    }
+    patterns
+}
+
+/// A model's name in which `*` stands for any run of characters.
+fn model_pattern(scalar: &Scalar) -> Result<String, String> {
+    let pattern = values::text(scalar)?;
+    let sane = |b: u8| b.is_ascii_alphanumeric() || b"._-/:*".contains(&b);
+    match pattern.len() <= 256 && pattern.bytes().all(sane) {
+        true => Ok(pattern),
+        false => {
+            let shown = scalar.shown();
+            Err(format!("expected a model such as 'qwen3:8b' or 'llama3*', found {shown}"))
+        }
+    }
+}
+
+/// Keys that are read for their mistakes.
+fn later(s: &Section<'_>) {
+    for key in ["requests", "reads", "tokens"] {
+        s.get(key, values::parsed::<Rate>);
+    }
+    s.get("weight", values::whole::<u32>(1..=1_000));
+    s.get("num_ctx", |scalar| bound(scalar, &["allow"], &["max", "pin"], "32768", is_count));
+    s.get("runner_options", values::word(&[("drop", ()), ("allow", ())]));
+    let is_time = |text: &str| crate::config::units::parse_duration(text).is_ok();
+    s.get("keep_alive", |scalar| bound(scalar, &["drop", "allow"], &["max"], "30m", is_time));
+    s.nullable("max_output", values::whole::<u32>(1..=u32::MAX));
+}
+
+/// A word such as `allow`, or a word and a value such as `max 32768`.
+fn bound(
+    scalar: &Scalar,
+    alone: &[&str],
+    with_value: &[&str],
+    example: &str,
+    is_value: impl Fn(&str) -> bool,
+) -> Result<(), String> {
+    let pair = scalar.text.split_once(' ');
+    let right = alone.contains(&&*scalar.text)
+        || pair.is_some_and(|(word, value)| with_value.contains(&word) && is_value(value));
+    let expected = || {
+        let pairs = with_value.iter().map(|word| format!("`{word} {example}`"));
+        let all: Vec<_> = alone.iter().map(|word| format!("`{word}`")).chain(pairs).collect();
+        format!("expected {}, found {}", all.join(" or "), scalar.shown())
+    };
+    right.then_some(()).ok_or_else(expected)
+}
+
+fn is_count(text: &str) -> bool {
+    text.parse::<u32>().is_ok_and(|n| n > 0)
+}
+
+/// `restrict`: known routes, known tiers.
+pub(super) fn restrict(root: &Section<'_>, tiers: &[&str]) -> BTreeMap<String, BTreeSet<String>> {
+    let Some(item) = root.item("restrict") else { return BTreeMap::new() };
+    let read = item.entries(|route, item| {
+        if !ROUTES.contains(&route) {
+            item.wrong(format!("no such route: {}", remedy(route, ROUTES)));
+            return None;
+        }
+        let allowed: BTreeSet<_> =
+            item.list(|tier| tier.scalar(values::known("tier", tiers))).into_iter().collect();
+        if item.is_empty_list() {
+            item.wrong("names no tier, so nobody could use the route: add tiers");
+        }
+        Some((route.to_owned(), allowed))
+    });
+    read.into_iter().collect()
+}
+
+/// Routes that `restrict` may name: those that need a tier at all.
+pub const ROUTES: &[&str] = &[
+    "/api/blobs/{digest}",
+    "/api/chat",
+    "/api/copy",
+    "/api/create",
+    "/api/delete",
+    "/api/embed",
+    "/api/embeddings",
+    "/api/generate",
+    "/api/ps",
+    "/api/pull",
+    "/api/push",
+    "/api/show",
+    "/api/tags",
+    "/api/version",
+    "/v1/audio/transcriptions",
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/embeddings",
+    "/v1/messages",
+    "/v1/messages/count_tokens",
+    "/v1/models",
+    "/v1/models/{id}",
+    "/v1/responses",
+];
