@@ -16,7 +16,7 @@ use super::ctx::{Ctx, Target};
 use super::refusal::Refusal;
 use crate::auth::AuthError;
 use crate::model::ModelName;
-use crate::payload::{self, Payload};
+use crate::payload::{self, BadPayload, Payload};
 use crate::policy::{self, RoutePermit};
 use crate::route::{self, Action, BodyKind, Class, Inference, NoRoute, StreamFormat};
 use crate::scheduler::{Refused, Seat, Surface, Ticket, Wish};
@@ -87,6 +87,8 @@ pub(super) async fn admit(
         Action::CountTokens => {
             let payload = read_payload(gateway, session, ctx, BodyKind::Json).await?;
             name_model(ctx, &permit, &payload.model.unwrap_or_default(), false)?;
+            let body = ctx.body.clone().unwrap_or_default();
+            ctx.estimate = look_at(body, payload::estimate_tokens).await?;
             Ok(Admitted::Local(route.action))
         }
         Action::Manage(_) => {
@@ -204,14 +206,17 @@ async fn read_payload(
         BodyKind::Json => None,
         BodyKind::Multipart => Some(header_text(session, "content-type")),
     };
-    Ok(inspect(body, content_type).await?)
-}
-
-async fn inspect(body: Bytes, content_type: Option<String>) -> Result<Payload, Refusal> {
     let look = move |body: &[u8]| match &content_type {
         None => payload::inspect(body),
         Some(content_type) => payload::inspect_form(body, content_type),
     };
+    Ok(look_at(body, look).await?)
+}
+
+async fn look_at<T: Send + 'static>(
+    body: Bytes,
+    look: impl FnOnce(&[u8]) -> Result<T, BadPayload> + Send + 'static,
+) -> Result<T, Refusal> {
     if body.len() <= LARGE {
         return Ok(look(&body)?);
     }

@@ -50,6 +50,8 @@ pub struct Ctx {
     pub(super) body: Option<Bytes>,
     /// Its share of the memory for bodies.
     pub(super) reservation: Option<Reservation>,
+    /// Tokens that the body is estimated to have, where that is what was asked.
+    pub(super) estimate: u64,
     /// What it needs of an instance.
     pub(super) wish: Option<Wish>,
     /// Where it goes.
@@ -131,6 +133,7 @@ impl Ctx {
             model: None,
             body: None,
             reservation: None,
+            estimate: 0,
             wish: None,
             target: None,
             upstream: None,

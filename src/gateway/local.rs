@@ -9,7 +9,6 @@ use super::Gateway;
 use super::ctx::Ctx;
 use super::refusal::{self, Refusal};
 use crate::model::ModelName;
-use crate::payload;
 use crate::route::Action;
 use crate::upstream::models::{self, List};
 
@@ -68,8 +67,7 @@ fn compose(gateway: &Gateway, ctx: &Ctx, action: Action) -> Result<Answer, Refus
             )
         }
         Action::CountTokens => {
-            let tokens = payload::estimate_tokens(ctx.body.as_deref().unwrap_or_default())?;
-            json(serde_json::json!({ "input_tokens": tokens }).to_string().into_bytes())
+            json(serde_json::json!({ "input_tokens": ctx.estimate }).to_string().into_bytes())
         }
         Action::Show | Action::Infer(_) | Action::Manage(_) => {
             Err(Refusal::internal("a proxied route reached the local answers".to_owned()))
