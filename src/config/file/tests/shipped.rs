@@ -111,3 +111,10 @@ fn pattern(path: &str) -> String {
         None => path,
     }
 }
+
+#[test]
+fn restrict_names_routes_that_exist_and_need_a_credential() {
+    for route in super::super::ROUTES {
+        assert!(crate::route::known(route), "{route}");
+    }
+}
