@@ -1,1 +1,143 @@
-//! The commands.
+//! The commands: what an operator types, and what the terminal answers.
+//!
+//! Errors are one line on standard error and exit code 1; wrong usage exits with 2. With `--json`
+//! a command prints what the admin API would answer.
+
+pub mod check;
+mod init;
+mod keys;
+mod output;
+mod users;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser, Subcommand};
+use serde_json::json;
+
+use crate::config::{self, Config};
+use crate::store::Store;
+use output::Output;
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+const COMMIT: &str = env!("USHER_COMMIT");
+const PINGORA: &str = env!("USHER_PINGORA");
+
+/// The front door of a GPU box: authentication, limits and placement before several Ollama
+/// instances
+#[derive(Parser)]
+#[command(name = "usher", disable_help_subcommand = true)]
+struct Cli {
+    /// Configuration file; else $USHER_CONFIG, conf/usher.yaml or /etc/usher/usher.yaml
+    #[arg(short, long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Print JSON, as the admin API does
+    #[arg(long, global = true)]
+    json: bool,
+    /// Print version, commit and Pingora's version
+    #[arg(short = 'V', long)]
+    version: bool,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the gateway
+    Serve,
+    /// Validate the configuration and print every problem at once
+    Check,
+    /// Create the state directory, the database, a JWT secret and the first admin key
+    Init,
+    /// Issue, list and end API keys
+    #[command(subcommand)]
+    Keys(keys::Command),
+    /// Make, list and change accounts
+    #[command(subcommand)]
+    Users(users::Command),
+}
+
+/// Does what the command line says.
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    let done = match cli {
+        Cli { version: true, json, .. } => print_version(Output { json }),
+        Cli { command: None, .. } => Cli::command()
+            .error(ErrorKind::MissingSubcommand, "a command is needed; `usher --help` lists them")
+            .exit(),
+        Cli { command: Some(Command::Check), config, .. } => return check::run(config),
+        Cli { command: Some(command), config, json, .. } => {
+            dispatch(command, config, Output { json })
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        // whoever stops reading has seen enough
+        Err(error) if output::reader_left(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::complain(&format!("usher: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(command: Command, config: Option<PathBuf>, output: Output) -> anyhow::Result<()> {
+    let env = |name: &str| std::env::var(name).ok();
+    let path = config::locate(config, &env);
+    if let Command::Serve = command {
+        return crate::server::serve(&path);
+    }
+    let config = match Config::load(&path, &env) {
+        Ok(config) => config,
+        Err(problems) => bail!("the configuration is not right:\n{problems}"),
+    };
+    match command {
+        Command::Init => init::run(&config, &path, output),
+        Command::Keys(command) => keys::run(command, &config, output),
+        Command::Users(command) => users::run(command, &config, output),
+        Command::Serve | Command::Check => Ok(()),
+    }
+}
+
+fn print_version(output: Output) -> anyhow::Result<()> {
+    output.say(
+        &json!({ "version": VERSION, "commit": COMMIT, "pingora": PINGORA }),
+        &format!("usher {VERSION} (commit {COMMIT}, pingora {PINGORA})"),
+    )
+}
+
+/// Opens the database for the length of `act`.
+fn with_store<T>(
+    config: &Config,
+    act: impl AsyncFnOnce(&Store) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.context("cannot start")?.block_on(async {
+        let store = Store::open(&config.database).await?;
+        let done = act(&store).await;
+        store.close().await;
+        done
+    })
+}
+
+/// Refuses a tier that the configuration does not have.
+fn check_tier(config: &Config, tier: &str) -> anyhow::Result<()> {
+    if config.tiers.contains_key(tier) {
+        return Ok(());
+    }
+    let known: Vec<&str> = config.tiers.keys().map(String::as_str).collect();
+    let tier = tier.escape_debug();
+    bail!("there is no tier '{tier}': the configuration has {}", known.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

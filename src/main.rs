@@ -1,1 +1,5 @@
-fn main() {}
+//! The `usher` binary: see [`usher::cli`].
+
+fn main() -> std::process::ExitCode {
+    usher::cli::run()
+}

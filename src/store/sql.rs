@@ -66,16 +66,25 @@ impl Store {
             sqlx::query("UPDATE revision SET n = n + 1").execute(&mut *tx).await?;
             Ok(tx)
         };
-        let tx = self.patiently(begin).await?;
+        // longer than SQLite and PostgreSQL wait for a lock themselves, and then say so
+        let tx = self.within(PATIENCE * 2, begin).await?;
         Ok(Change { tx, by, at: now(), faults: &self.server.faults, _turn: turn })
     }
 
-    /// Waits for a statement, but not longer than anybody's patience.
-    async fn patiently<T>(
+    /// Waits for an answer to a question, but not for ever.
+    async fn ask<T>(
         &self,
+        query: impl Future<Output = Result<T, sqlx::Error>>,
+    ) -> Result<T, StoreError> {
+        self.within(PATIENCE, query).await
+    }
+
+    async fn within<T>(
+        &self,
+        limit: Duration,
         statement: impl Future<Output = Result<T, sqlx::Error>>,
     ) -> Result<T, StoreError> {
-        match tokio::time::timeout(PATIENCE * 2, statement).await {
+        match tokio::time::timeout(limit, statement).await {
             Ok(outcome) => outcome.map_err(|error| self.server.faults.explain(&error)),
             Err(_) => Err(self.server.faults.silence()),
         }

@@ -10,5 +10,6 @@
     reason = "nothing depends on this crate, and a test fails by panicking"
 )]
 
+mod commands;
 mod store;
 mod support;

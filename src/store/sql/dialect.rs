@@ -1,7 +1,6 @@
 //! All that differs between SQLite and PostgreSQL.
 
 use std::path::Path;
-use std::sync::Once;
 use std::time::{Duration, Instant};
 
 use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
@@ -31,8 +30,7 @@ pub(super) enum Dialect {
 impl Server {
     /// Makes ready to connect; for SQLite the file is there afterwards, its owner's alone.
     pub(super) async fn of(database: &Database) -> Result<Self, StoreError> {
-        static DRIVERS: Once = Once::new();
-        DRIVERS.call_once(sqlx::any::install_default_drivers);
+        sqlx::any::install_default_drivers();
         let (dialect, url, faults) = match database {
             Database::Postgres(url) => {
                 (Dialect::Postgres, url.expose().to_owned(), Faults::of_server(url))

@@ -73,7 +73,10 @@ impl Faults {
             .and_then(|(credentials, _)| credentials.split_once(':'))
             .map(|(_, password)| password)
             .filter(|password| !password.is_empty());
-        password.map_or_else(|| text.clone(), |password| text.replace(password, "[password]"))
+        match password {
+            Some(password) => text.replace(password, "[password]"),
+            None => text,
+        }
     }
 }
 

@@ -19,13 +19,13 @@ impl IdentityStore for Store {
              WHERE k.key_hash = $1",
         )
         .bind(hash.to_hex());
-        let found = self.patiently(query.fetch_optional(&self.pool)).await;
+        let found = self.ask(query.fetch_optional(&self.pool)).await;
         found.map_err(|error| Unavailable(error.to_string()))
     }
 
     async fn revision(&self) -> Result<i64, Unavailable> {
         let query = sqlx::query_scalar("SELECT n FROM revision");
-        let found = self.patiently(query.fetch_one(&self.pool)).await;
+        let found = self.ask(query.fetch_one(&self.pool)).await;
         found.map_err(|error| Unavailable(error.to_string()))
     }
 }

@@ -69,7 +69,7 @@ impl Store {
             "WHERE CAST($1 AS TEXT) IS NULL OR u.username = $1 ORDER BY k.id"
         ))
         .bind(&filter.user);
-        let mut keys: Vec<KeyRecord> = self.patiently(query.fetch_all(&self.pool)).await?;
+        let mut keys: Vec<KeyRecord> = self.ask(query.fetch_all(&self.pool)).await?;
         keys.retain(|key| filter.state.is_none_or(|state| key.state == state));
         Ok(keys)
     }
@@ -77,7 +77,7 @@ impl Store {
     /// The key with this id.
     pub async fn show_key(&self, id: i64) -> Result<KeyRecord, StoreError> {
         let query = sqlx::query_as(select_keys!("WHERE k.id = $1")).bind(id);
-        let found = self.patiently(query.fetch_optional(&self.pool)).await?;
+        let found = self.ask(query.fetch_optional(&self.pool)).await?;
         found.ok_or_else(|| unknown(id))
     }
 

@@ -35,13 +35,13 @@ impl Store {
     /// All accounts, oldest first.
     pub async fn list_users(&self) -> Result<Vec<UserRecord>, StoreError> {
         let query = sqlx::query_as(select_users!("ORDER BY id"));
-        self.patiently(query.fetch_all(&self.pool)).await
+        self.ask(query.fetch_all(&self.pool)).await
     }
 
     /// The account of this name.
     pub async fn show_user(&self, username: &str) -> Result<UserRecord, StoreError> {
         let query = sqlx::query_as(select_users!("WHERE username = $1")).bind(username);
-        let found = self.patiently(query.fetch_optional(&self.pool)).await?;
+        let found = self.ask(query.fetch_optional(&self.pool)).await?;
         found.ok_or_else(|| unknown(username))
     }
 
