@@ -18,6 +18,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use serde_json::json;
 
 use crate::config::{self, Config};
+use crate::server;
 use crate::store::Store;
 use output::Output;
 
@@ -86,9 +87,6 @@ pub fn run() -> ExitCode {
 fn dispatch(command: Command, config: Option<PathBuf>, output: Output) -> anyhow::Result<()> {
     let env = |name: &str| std::env::var(name).ok();
     let path = config::locate(config, &env);
-    if let Command::Serve = command {
-        return crate::server::serve(&path);
-    }
     let config = match Config::load(&path, &env) {
         Ok(config) => config,
         Err(problems) => bail!("the configuration is not right:\n{problems}"),
@@ -97,7 +95,8 @@ fn dispatch(command: Command, config: Option<PathBuf>, output: Output) -> anyhow
         Command::Init => init::run(&config, &path, output),
         Command::Keys(command) => keys::run(command, &config, output),
         Command::Users(command) => users::run(command, &config, output),
-        Command::Serve | Command::Check => Ok(()),
+        Command::Serve => server::serve(config),
+        Command::Check => Ok(()),
     }
 }
 

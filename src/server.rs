@@ -41,6 +41,9 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 /// Runs the gateway until it is told to stop.
 pub fn serve(config: Config) -> anyhow::Result<()> {
     telemetry::init(config.log.level);
+    for warning in &config.warnings {
+        log::warn!("{warning}");
+    }
     // reqwest and Pingora share one TLS implementation; a second installation changes nothing
     pingora::tls::install_default_crypto_provider();
     let sockets = Sockets::bind(&config)?;
