@@ -244,6 +244,7 @@ mod tests {
             ("hf.co/Me/Qwen3-GGUF:Q4_K_M", "hf.co/me/qwen3-gguf:q4_k_m"),
             ("localhost:5000/me/x", "localhost:5000/me/x:latest"),
             ("http://localhost:5000/me/x:1", "localhost:5000/me/x:1"),
+            ("localhost:5000/me/x-cloud", "localhost:5000/me/x-cloud:latest"),
             ("gpt-oss:20b-cloud", "registry.ollama.ai/library/gpt-oss:20b-cloud"),
             ("gpt-oss:20b:cloud", "registry.ollama.ai/library/gpt-oss:20b-cloud"),
             ("minimax-m2:cloud", "registry.ollama.ai/library/minimax-m2:cloud"),

@@ -201,17 +201,17 @@ mod tests {
         fn permit(
             &self,
             caller: &Principal,
-            method: Method,
+            method: &Method,
             path: &str,
         ) -> Result<RoutePermit, Denied> {
-            let route = route::find(&method, path.as_bytes()).unwrap().route;
+            let route = route::find(method, path.as_bytes()).unwrap().route;
             let rules =
                 Rules { tiers: &self.tiers, restrict: &self.restrict, max_queue_wait: WAIT };
             authorise_route(caller, route, &rules)
         }
 
         fn chat(&self, caller: &Principal) -> RoutePermit {
-            self.permit(caller, Method::POST, "/api/chat").unwrap()
+            self.permit(caller, &Method::POST, "/api/chat").unwrap()
         }
     }
 
@@ -260,7 +260,7 @@ mod tests {
             ("admin", Some("gone"), "/api/chat", Some("gone")),
             ("admin", Some(""), "/api/chat", Some("")),
         ] {
-            let role = match house.permit(&caller(user, key), Method::POST, path) {
+            let role = match house.permit(&caller(user, key), &Method::POST, path) {
                 Ok(_) => None,
                 Err(Denied::Route { role }) => Some(role),
                 Err(other) => panic!("{other}"),
@@ -275,7 +275,7 @@ mod tests {
         let only = ["premium".to_owned(), "admin".to_owned()];
         house.restrict.insert("/v1/audio/transcriptions".to_owned(), only.into());
         house.restrict.insert("/api/pull".to_owned(), ["premium".to_owned()].into());
-        let may = |user, key, path| house.permit(&caller(user, key), Method::POST, path).is_ok();
+        let may = |user, key, path| house.permit(&caller(user, key), &Method::POST, path).is_ok();
         assert!(may("premium", None, "/v1/audio/transcriptions"));
         assert!(!may("free", None, "/v1/audio/transcriptions"));
         assert!(!may("premium", Some("free"), "/v1/audio/transcriptions"));
@@ -290,8 +290,8 @@ mod tests {
         let mut house = House::new();
         house.restrict.insert("/v1/models/{id}".to_owned(), ["admin".to_owned()].into());
         let free = caller("free", None);
-        assert!(house.permit(&free, Method::GET, "/v1/models/x").is_err());
-        assert!(house.permit(&free, Method::GET, "/v1/models").is_ok());
+        assert!(house.permit(&free, &Method::GET, "/v1/models/x").is_err());
+        assert!(house.permit(&free, &Method::GET, "/v1/models").is_ok());
     }
 
     #[test]
@@ -368,7 +368,7 @@ mod tests {
         let permit = house.chat(&keyed);
         for (denied, text) in [
             (
-                house.permit(&keyed, Method::POST, "/api/pull").unwrap_err(),
+                house.permit(&keyed, &Method::POST, "/api/pull").unwrap_err(),
                 "Role 'free' not authorized for this endpoint",
             ),
             (
