@@ -1,65 +1,20 @@
 //! The store's contract, kept alike by SQLite and PostgreSQL.
 #![allow(clippy::cognitive_complexity, reason = "each awaited assertion counts, in a row or not")]
 
+mod place;
+mod postgres_alone;
+mod sqlite_alone;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use jiff::{Timestamp, ToSpan};
-use sqlx::{AnyConnection, Connection, Row};
-use tempfile::TempDir;
-use usher::auth::{IdentityStore, KeyHash};
-use usher::config::Database;
+use usher::auth::IdentityStore;
 use usher::store::{
-    Actor, Fingerprint, KeyFilter, KeyLimits, KeyRecord, KeySpec, KeyState, NewUser, Store,
-    StoreError,
+    Actor, Fingerprint, KeyFilter, KeyLimits, KeySpec, KeyState, NewUser, StoreError,
 };
 
-use crate::support::postgres;
-
-/// A database of a test's own.
-struct Place {
-    database: Database,
-    url: String,
-    _dir: TempDir,
-}
-
-impl Place {
-    async fn sqlite() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("state/usher.db");
-        let url = format!("sqlite://{}", path.display());
-        Self { database: Database::Sqlite(path), url, _dir: dir }
-    }
-
-    async fn postgres() -> Self {
-        let url = postgres::fresh_database().await;
-        let dir = tempfile::tempdir().unwrap();
-        Self { database: postgres::database(&url), url, _dir: dir }
-    }
-
-    async fn open(&self) -> Store {
-        Store::open(&self.database).await.unwrap()
-    }
-
-    /// A connection behind the store's back.
-    async fn connect(&self) -> AnyConnection {
-        sqlx::any::install_default_drivers();
-        AnyConnection::connect(&self.url).await.unwrap()
-    }
-
-    async fn number(&self, query: &'static str) -> i64 {
-        sqlx::query_scalar(query).fetch_one(&mut self.connect().await).await.unwrap()
-    }
-
-    /// The audit trail as lines.
-    async fn audit(&self) -> Vec<String> {
-        let query = "SELECT actor, address, action, target, detail FROM audit ORDER BY id";
-        let rows = sqlx::query(query).fetch_all(&mut self.connect().await).await.unwrap();
-        rows.iter()
-            .map(|row| (0..5).map(|at| row.get::<String, _>(at)).collect::<Vec<_>>().join("|"))
-            .collect()
-    }
-}
+use place::{CLI, Place, hash, key, spec, user};
 
 /// Each test twice, on either database.
 macro_rules! on_both {
@@ -67,13 +22,13 @@ macro_rules! on_both {
         mod sqlite {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $name() {
-                super::$name(super::Place::sqlite().await).await;
+                super::$name(super::place::Place::sqlite().await).await;
             })*
         }
         mod postgresql {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $name() {
-                super::$name(super::Place::postgres().await).await;
+                super::$name(super::place::Place::postgres().await).await;
             })*
         }
     };
@@ -99,34 +54,6 @@ on_both! {
     every_change_leaves_one_audit_row_without_secrets
     many_writers_at_once_all_succeed_and_the_revision_counts_them
     readers_see_whole_changes_while_others_write
-}
-
-const CLI: &Actor<'static> = &Actor::CLI;
-
-fn user(name: &str, tier: &str) -> NewUser {
-    NewUser { username: name.to_owned(), tier: tier.to_owned(), email: None }
-}
-
-fn spec(user: &str, name: &str) -> KeySpec {
-    KeySpec {
-        user: user.to_owned(),
-        name: name.to_owned(),
-        tier: None,
-        models: None,
-        limits: KeyLimits::default(),
-        delegating: false,
-        expires_at: None,
-    }
-}
-
-fn hash(of: &str) -> KeyHash {
-    KeyHash::of(of.as_bytes())
-}
-
-/// A key whose plaintext is `plain` and whose public id is the same.
-async fn key(store: &Store, user: &str, plain: &str) -> KeyRecord {
-    let print = Fingerprint { hash: hash(plain), public_id: Some(plain) };
-    store.create_key(CLI, &spec(user, plain), &print).await.unwrap()
 }
 
 async fn a_fresh_database_is_empty(place: Place) {
@@ -477,85 +404,4 @@ async fn readers_see_whole_changes_while_others_write(place: Place) {
     }
     writer.await.unwrap();
     assert_eq!(store.revision().await.unwrap(), 41);
-}
-
-mod postgres_alone {
-    use super::*;
-
-    #[tokio::test]
-    async fn cut_connections_are_replaced() {
-        let place = Place::postgres().await;
-        let store = place.open().await;
-        store.create_user(CLI, &user("bob", "free")).await.unwrap();
-        let cut = "SELECT COUNT(pg_terminate_backend(pid)) FROM pg_stat_activity
-                   WHERE datname = current_database() AND pid <> pg_backend_pid()";
-        assert!(place.number(cut).await > 0);
-        assert_eq!(store.show_user("bob").await.unwrap().username, "bob");
-        store.set_tier(CLI, "bob", "premium").await.unwrap();
-        assert_eq!(store.revision().await.unwrap(), 2);
-    }
-
-    #[tokio::test]
-    async fn an_unreachable_server_is_said_at_once_and_without_the_password() {
-        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let url = format!("postgres://usher:{}@{free}/usher", postgres::PASSWORD);
-        let error = refused(&url).await;
-        assert!(error.contains("cannot be reached"), "{error}");
-    }
-
-    #[tokio::test]
-    async fn a_wrong_password_is_said_and_not_shown() {
-        let url = postgres::fresh_database().await.replace(postgres::PASSWORD, "hunter2hunter2");
-        let error = refused(&url).await;
-        assert!(error.ends_with("refuses the user or password of its URL"), "{error}");
-        assert!(!error.contains("hunter2"), "{error}");
-    }
-
-    #[tokio::test]
-    async fn a_database_that_the_server_does_not_have_is_said() {
-        let url = postgres::fresh_database().await.replace("/test_", "/absent_");
-        let error = refused(&url).await;
-        assert!(error.contains("does not exist on that server"), "{error}");
-    }
-
-    async fn refused(url: &str) -> String {
-        let outcome = Store::open(&postgres::database(url)).await;
-        let Some(StoreError::Unavailable(text)) = outcome.err() else { panic!("it opened") };
-        assert!(!text.contains(postgres::PASSWORD), "{text}");
-        text
-    }
-}
-
-mod sqlite_alone {
-    use std::os::unix::fs::PermissionsExt;
-
-    use super::*;
-
-    #[tokio::test]
-    async fn its_files_are_its_owners_alone() {
-        let place = Place::sqlite().await;
-        let store = place.open().await;
-        store.create_user(CLI, &user("bob", "free")).await.unwrap();
-        let Database::Sqlite(path) = &place.database else { unreachable!() };
-        let dir = path.parent().unwrap();
-        let mode = |path: &std::path::Path| path.metadata().unwrap().permissions().mode() & 0o777;
-        assert_eq!(mode(dir), 0o700);
-        let mut names = BTreeSet::new();
-        for entry in dir.read_dir().unwrap() {
-            let entry = entry.unwrap();
-            assert_eq!(mode(&entry.path()), 0o600, "{entry:?}");
-            names.insert(entry.file_name().into_string().unwrap());
-        }
-        let expected = ["usher.db", "usher.db-shm", "usher.db-wal"].map(str::to_owned);
-        assert_eq!(names, BTreeSet::from(expected));
-    }
-
-    #[tokio::test]
-    async fn any_path_will_do() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("what? 100% #1 ünusual/usher.db");
-        let store = Store::open(&Database::Sqlite(path.clone())).await.unwrap();
-        store.create_user(CLI, &user("bob", "free")).await.unwrap();
-        assert!(path.is_file());
-    }
 }
