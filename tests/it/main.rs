@@ -11,5 +11,6 @@
 )]
 
 mod commands;
+mod sim;
 mod store;
 mod support;
