@@ -10,16 +10,16 @@ pub mod gateway;
 pub mod server;
 
 // The steps, in the order a request meets them.
-pub mod client;
-pub mod route;
 pub mod auth;
-pub mod policy;
+pub mod client;
 pub mod model;
 pub mod payload;
+pub mod policy;
+pub mod route;
 pub mod scheduler;
+pub mod telemetry;
 pub mod upstream;
 pub mod usage;
-pub mod telemetry;
 
 // What the steps keep.
 pub mod store;

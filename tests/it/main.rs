@@ -10,7 +10,6 @@
     reason = "nothing depends on this crate, and a test fails by panicking"
 )]
 
-mod commands;
-mod sim;
-mod store;
+mod house;
+mod sdk;
 mod support;

@@ -1,4 +1,16 @@
-//! What the tests share.
+//! What the tests are written in: a gateway, simulated instances, HTTP as bytes, the real SDKs.
 
-pub mod postgres;
-pub mod sim;
+pub mod gateway;
+pub mod http;
+pub mod python;
+
+use std::time::{Duration, Instant};
+
+/// Waits until `fact` holds; fails the test, naming the fact, when it does not come to be.
+pub fn eventually(what: &str, mut fact: impl FnMut() -> bool) {
+    let until = Instant::now() + http::PATIENCE;
+    while !fact() {
+        assert!(Instant::now() < until, "waited in vain: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}

@@ -1,0 +1,144 @@
+# Usher. Every target does all that it needs on a machine with git, Rust, make and (for what is
+# missing) apt; a second run finds everything in place and is quick.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.DEFAULT_GOAL := help
+
+# a TMPDIR that does not exist breaks compilers and databases in ways that do not mention it
+export TMPDIR := $(if $(wildcard $(TMPDIR)/.),$(TMPDIR),/tmp)
+
+CONFIG ?= conf/usher.yaml
+DEMO ?=
+TEST_MINUTES ?= 20
+DENY_VERSION := 0.19.0
+
+.PHONY: help run test lint audit bench setup setup-build setup-test
+
+help: ## this list
+	@awk -F':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: setup-build ## build, make the first admin key, serve on 127.0.0.1:8080; DEMO=1 brings three simulated instances
+	@DEMO="$(DEMO)" CONFIG="$(if $(DEMO),conf/demo.yaml,$(CONFIG))" bash -euo pipefail -c "$$RUN"
+
+test: setup-test ## every test, with real SDKs and a real PostgreSQL
+	@cargo test --locked --no-run
+	timeout --foreground $(TEST_MINUTES)m cargo test --locked
+
+lint: setup-build ## formatting, clippy and documentation, warnings denied
+	@for part in rustfmt clippy; do
+	  cargo "$${part/rust/}" --version >/dev/null 2>&1 || rustup component add "$$part"
+	done
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
+
+audit: setup-build target/tools/bin/cargo-deny ## licences, bans and sources of every dependency
+	@target/tools/bin/cargo-deny --locked check bans licenses sources
+
+bench: setup-build ## the benchmarks
+	@if [ -d benches ]; then cargo bench --locked; else echo "There are no benchmarks yet."; fi
+
+setup: setup-build setup-test ## install what building and testing need, and nothing else
+
+setup-build: target/.setup-build
+setup-test: target/.setup-test
+
+target/.setup-build: Makefile
+	@wanted=()
+	command -v cc >/dev/null || wanted+=(gcc libc6-dev)
+	command -v cmake >/dev/null || wanted+=(cmake)
+	bash -euo pipefail -c "$$INSTALL" install "$${wanted[@]}"
+	mkdir -p target && touch $@
+
+target/.setup-test: Makefile tests/it/sdk/requirements.txt | target/.setup-build
+	@wanted=()
+	compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || command -v initdb >/dev/null || wanted+=(postgresql)
+	command -v redis-server >/dev/null || wanted+=(redis-server)
+	python3 -c 'import ensurepip, venv' 2>/dev/null || wanted+=(python3-venv)
+	bash -euo pipefail -c "$$INSTALL" install "$${wanted[@]}"
+	.venv/bin/python -c 'import pip' 2>/dev/null || python3 -m venv --clear .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r tests/it/sdk/requirements.txt
+	touch $@
+
+target/tools/bin/cargo-deny:
+	@echo "building cargo-deny $(DENY_VERSION) into target/tools: some minutes, once"
+	cargo install --locked --quiet --version $(DENY_VERSION) --root target/tools cargo-deny
+
+# Installs the packages given as arguments, if any. Debian's packages start and enable their
+# services: a policy file that lives as long as the installation forbids the first, and what was
+# not enabled before is disabled again after.
+define INSTALL
+[ $$# -gt 0 ] || exit 0
+if ! command -v apt-get >/dev/null; then
+  echo "Missing: $$*. There is no apt here: install them in this system's own way, then repeat." >&2
+  exit 1
+fi
+as_root=()
+if [ "$$(id -u)" != 0 ]; then
+  if ! command -v sudo >/dev/null; then
+    echo "Missing: $$*. As root: apt-get install --no-install-recommends $$*" >&2
+    exit 1
+  fi
+  as_root=(sudo)
+fi
+echo "installing $$*"
+"$${as_root[@]}" bash -euo pipefail -c '
+  export DEBIAN_FRONTEND=noninteractive
+  services=(postgresql redis-server)
+  found=()
+  for service in "$${services[@]}"; do
+    systemctl cat "$$service" >/dev/null 2>&1 && found+=("$$service")
+  done
+  policy=/usr/sbin/policy-rc.d
+  if [ ! -e "$$policy" ]; then
+    trap "rm -f $$policy" EXIT
+    printf "#!/bin/sh\nexit 101\n" >"$$policy"
+    chmod +x "$$policy"
+  fi
+  apt-get -qq update
+  apt-get -qq install --no-install-recommends "$$@" >/dev/null
+  command -v systemctl >/dev/null || exit 0
+  for service in "$${services[@]}"; do
+    case " $${found[*]-} " in
+      *" $$service "*) ;;
+      *) systemctl disable --quiet "$$service" 2>/dev/null || true ;;
+    esac
+  done
+' install "$$@"
+endef
+export INSTALL
+
+# Serves until it is interrupted; whatever it started ends with it.
+define RUN
+taken() { (exec 3<>"/dev/tcp/127.0.0.1/$$1") 2>/dev/null; }
+if taken 8080; then
+  echo "Port 8080 is in use: stop what listens there, or change listen in $$CONFIG." >&2
+  exit 1
+fi
+children=()
+trap 'kill "$${children[@]}" 2>/dev/null || true; wait' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
+if [ -n "$$DEMO" ]; then
+  for port in 11434 11435 11436; do
+    if taken "$$port"; then
+      echo "Port $$port is in use, and the demonstration needs it. If it is Ollama: make run" >&2
+      exit 1
+    fi
+  done
+  cargo build --release --locked --bin usher --example ollama-sim
+  for port in 11434 11435 11436; do
+    target/release/examples/ollama-sim --listen "127.0.0.1:$$port" >/dev/null &
+    children+=($$!)
+  done
+else
+  cargo build --release --locked --bin usher
+fi
+target/release/usher init -c "$$CONFIG"
+target/release/usher serve -c "$$CONFIG" &
+children+=($$!)
+wait $$!
+endef
+export RUN
