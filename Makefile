@@ -12,7 +12,7 @@ export TMPDIR := $(if $(wildcard $(TMPDIR)/.),$(TMPDIR),/tmp)
 CONFIG ?= conf/usher.yaml
 DEMO ?=
 TEST_MINUTES ?= 20
-DENY_VERSION := 0.19.0
+DENY_VERSION := 0.20.2
 
 .PHONY: help run test lint audit bench setup setup-build setup-test
 

@@ -5,6 +5,7 @@ import ollama
 
 from walk import walk
 
+EMBEDDER = "nomic-embed-text"
 QUESTION = [{"role": "user", "content": "Why is the sky blue?"}]
 
 
@@ -43,7 +44,7 @@ def generate_stream(client, model):
 
 
 def embed(client, model):
-    return client.embed(model, ["one", "two"]).model_dump(mode="json")
+    return client.embed(EMBEDDER, ["one", "two"]).model_dump(mode="json")
 
 
 def unknown_model(client, model):

@@ -5,6 +5,7 @@ import openai
 
 from walk import walk
 
+EMBEDDER = "nomic-embed-text"
 QUESTION = [{"role": "user", "content": "Why is the sky blue?"}]
 
 
@@ -51,7 +52,7 @@ def completion_stream(client, model):
 
 
 def embed(client, model):
-    answer = client.embeddings.create(model=model, input=["one", "two"], encoding_format="float")
+    answer = client.embeddings.create(model=EMBEDDER, input=["one", "two"], encoding_format="float")
     return answer.model_dump(mode="json")
 
 
