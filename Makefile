@@ -97,13 +97,17 @@ echo "installing $$*"
     printf "#!/bin/sh\nexit 101\n" >"$$policy"
     chmod +x "$$policy"
   fi
-  apt-get -qq update
-  apt-get -qq install --no-install-recommends "$$@" >/dev/null
+  log=$$(mktemp)
+  if ! { apt-get -q update && apt-get -q -y install --no-install-recommends "$$@"; } >"$$log" 2>&1; then
+    cat "$$log" >&2
+    exit 1
+  fi
+  rm "$$log"
   command -v systemctl >/dev/null || exit 0
   for service in "$${services[@]}"; do
     case " $${found[*]-} " in
       *" $$service "*) ;;
-      *) systemctl disable --quiet "$$service" 2>/dev/null || true ;;
+      *) systemctl disable --quiet --now "$$service" 2>/dev/null || true ;;
     esac
   done
 ' install "$$@"
