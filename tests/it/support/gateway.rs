@@ -255,6 +255,7 @@ impl Gateway {
 /// The child process.
 struct Server {
     child: Child,
+    lifeline: Child,
     log: Arc<Mutex<Vec<String>>>,
     reader: Option<std::thread::JoinHandle<()>>,
 }
@@ -267,13 +268,14 @@ impl Server {
             .stderr(Stdio::piped())
             .spawn()
             .expect("the binary runs");
+        let lifeline = lifeline(child.id());
         let log = Arc::new(Mutex::new(Vec::new()));
         let stderr = child.stderr.take().expect("piped");
         let reader = std::thread::spawn({
             let log = Arc::clone(&log);
             move || follow(stderr, &log)
         });
-        Self { child, log, reader: Some(reader) }
+        Self { child, lifeline, log, reader: Some(reader) }
     }
 
     /// Waits for the line that tells where it listens.
@@ -311,6 +313,8 @@ impl Server {
             self.child.kill().ok();
             self.child.wait().ok();
         }
+        self.lifeline.kill().ok();
+        self.lifeline.wait().ok();
         if let Some(reader) = self.reader.take() {
             reader.join().ok();
         }
@@ -332,6 +336,17 @@ impl Drop for Server {
             eprintln!("the server's log:\n{}", self.log.lock().join("\n"));
         }
     }
+}
+
+/// Ends a process when this one ends, however it does: even a killed one closes its pipes.
+fn lifeline(process: u32) -> Child {
+    Command::new("sh")
+        .args(["-c", "read -r _; kill -KILL \"$1\"", "lifeline", &process.to_string()])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("a shell runs")
 }
 
 fn follow(stderr: ChildStderr, log: &Mutex<Vec<String>>) {
