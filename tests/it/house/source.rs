@@ -90,9 +90,17 @@ impl Source {
         tokens(&self.code).contains(&word)
     }
 
-    /// Whether a `static` item is declared; lifetimes are another token.
-    pub fn has_static(&self) -> bool {
-        self.has_word("static")
+    /// The same file without this piece of code.
+    pub fn without(&self, piece: &str) -> Self {
+        let [code, whole] = [&self.code, &self.whole].map(|text| text.replace(piece, ""));
+        Self { path: self.path.clone(), code, whole }
+    }
+
+    /// Whether a `static` item is more than a name for constant data behind a reference.
+    pub fn has_static_state(&self) -> bool {
+        let tokens = tokens(&self.code);
+        let mut items = tokens.windows(4).filter(|window| window[0] == "static");
+        items.any(|window| window[2] != ":" || window[3] != "&")
     }
 
     /// The top-level modules of this crate that it names.
@@ -110,10 +118,11 @@ impl Source {
         found
     }
 
-    /// The items that follow an attribute starting like `attribute`, up to their closing brace.
+    /// The items that follow an attribute starting like `attribute`, up to their end.
     pub fn items(&self, attribute: &str) -> Vec<&str> {
         let starts = self.code.match_indices(attribute).map(|(at, _)| &self.code[at..]);
-        starts.map(|text| text.find("\n}").map_or(text, |end| &text[..end])).collect()
+        let end = |text: &str| text.find("\n}").into_iter().chain(text.find(";\n")).min();
+        starts.map(|text| end(text).map_or(text, |end| &text[..end])).collect()
     }
 
     /// Lines that hold code, unit tests included.
