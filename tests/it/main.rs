@@ -10,6 +10,8 @@
     reason = "nothing depends on this crate, and a test fails by panicking"
 )]
 
+mod commands;
 mod house;
-mod sdk;
+mod sim;
+mod store;
 mod support;

@@ -2,7 +2,9 @@
 
 pub mod gateway;
 pub mod http;
+pub mod postgres;
 pub mod python;
+pub mod sim;
 
 use std::time::{Duration, Instant};
 
