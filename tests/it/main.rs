@@ -12,6 +12,7 @@
 
 mod commands;
 mod house;
+mod sdk;
 mod sim;
 mod store;
 mod support;

@@ -179,7 +179,7 @@ fn the_anthropic_sdk_receives_what_the_instance_sent_byte_for_byte() {
 
 /// Walks the same steps directly and through Usher: bodies, types and parsed objects are the same.
 fn same_bytes(sdk: &str, steps: &[&str]) {
-    let sim = sim().args(&["--deterministic"]).start();
+    let sim = sim().args(&["--deterministic", "--speed", "50"]).start();
     let gateway = gateway().upstream("only", &sim.url()).user("ann", "free").start();
     let walk = |base: &str| run(sdk, base, gateway.key("ann"), steps);
     let (direct, through) = (walk(&sim.url()), walk(&gateway.url()));

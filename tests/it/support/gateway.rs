@@ -227,7 +227,9 @@ impl Gateway {
 
     /// The access lines so far.
     pub fn access_lines(&self) -> Vec<Value> {
-        self.log().iter().filter(|line| line.contains("usher::access")).map(|l| json(l)).collect()
+        let log = self.log();
+        let access = log.iter().filter(|line| line.starts_with('{'));
+        access.map(|line| serde_json::from_str(line).expect("an access line is JSON")).collect()
     }
 
     /// The security lines so far, as text.
@@ -353,12 +355,6 @@ fn follow(stderr: ChildStderr, log: &Mutex<Vec<String>>) {
     for line in BufReader::new(stderr).lines().map_while(Result::ok) {
         log.lock().push(line);
     }
-}
-
-/// The JSON object in a log line.
-fn json(line: &str) -> Value {
-    let start = line.find('{').unwrap_or_else(|| panic!("no JSON in {line:?}"));
-    serde_json::from_str(&line[start..]).unwrap_or_else(|error| panic!("{error} in {line:?}"))
 }
 
 fn key_of(created: &Value) -> String {
