@@ -7,7 +7,7 @@ use crate::support::sim::{Sim, sim};
 
 const MODEL: &str = "llama3.2";
 
-fn openai(sim: &Sim, extra: Value) -> crate::support::http::Answer {
+fn openai(sim: &Sim, extra: &Value) -> crate::support::http::Answer {
     let mut body = json!({
         "model": MODEL,
         "messages": [{"role": "user", "content": "hi"}],
@@ -34,8 +34,8 @@ fn native_routes_stream_unless_told_not_to_and_v1_routes_the_other_way_round() {
     let whole = sim.post("/api/generate", &body).send();
     assert_eq!(whole.header("content-type"), Some("application/json; charset=utf-8"));
     assert_eq!(whole.json()["done_reason"], "stop");
-    assert_eq!(openai(&sim, json!({})).json()["object"], "chat.completion");
-    let stream = openai(&sim, json!({"stream": true}));
+    assert_eq!(openai(&sim, &json!({})).json()["object"], "chat.completion");
+    let stream = openai(&sim, &json!({"stream": true}));
     assert_eq!(stream.header("content-type"), Some("text/event-stream"));
     assert_eq!(stream.events().last().map(String::as_str), Some("[DONE]"));
 }
@@ -57,10 +57,10 @@ fn the_last_native_line_counts_tokens_and_nanoseconds() {
 #[test]
 fn usage_is_in_a_stream_only_when_asked_for() {
     let sim = sim().args(&FAST).start();
-    let without = events(&openai(&sim, json!({"stream": true})));
+    let without = events(&openai(&sim, &json!({"stream": true})));
     assert!(without.iter().all(|event| event.get("usage").is_none()));
     let with =
-        events(&openai(&sim, json!({"stream": true, "stream_options": {"include_usage": true}})));
+        events(&openai(&sim, &json!({"stream": true, "stream_options": {"include_usage": true}})));
     assert_eq!(with.len(), without.len() + 1);
     let last = with.last().unwrap();
     assert_eq!(last["choices"], json!([]));
@@ -165,7 +165,7 @@ fn a_tool_that_the_user_names_is_called() {
     let lines = sim.post("/api/chat", &body).send().lines();
     assert_eq!(lines[2]["message"]["tool_calls"][0]["function"]["name"], "weather");
     let messages = json!([{"role": "user", "content": "use weather now"}]);
-    let answer = openai(&sim, json!({"tools": tools, "messages": messages})).json();
+    let answer = openai(&sim, &json!({"tools": tools, "messages": messages})).json();
     assert_eq!(answer["choices"][0]["finish_reason"], "tool_calls");
     let last = chat(&sim, MODEL, "use weather now", 2).send().lines();
     assert!(last[2]["message"].get("tool_calls").is_none(), "without tools there is none");

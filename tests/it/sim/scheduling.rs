@@ -11,8 +11,8 @@ use crate::support::sim::{Sim, sim};
 const LLAMA: &str = "llama3.2";
 const QWEN: &str = "qwen3:8b";
 
-fn load(sim: &Sim, body: Value) -> Value {
-    let answer = sim.post("/api/generate", &body).send();
+fn load(sim: &Sim, body: &Value) -> Value {
+    let answer = sim.post("/api/generate", body).send();
     assert_eq!(answer.status, 200, "{}", answer.text());
     answer.json()
 }
@@ -106,7 +106,7 @@ fn a_requester_that_leaves_takes_its_load_along() {
 fn another_runner_option_reloads_and_a_sampling_option_does_not() {
     let sim = sim().args(&FAST).start();
     let with = |options: Value| {
-        load(&sim, json!({"model": LLAMA, "prompt": "x", "stream": false, "options": options}))
+        load(&sim, &json!({"model": LLAMA, "prompt": "x", "stream": false, "options": options}))
     };
     with(json!({"temperature": 0.1}));
     with(json!({"temperature": 0.9, "seed": 3}));
@@ -145,11 +145,11 @@ fn a_reload_waits_until_the_model_is_idle_and_new_requests_keep_it_busy() {
 #[test]
 fn an_empty_request_loads_and_with_keep_alive_zero_unloads_for_everyone() {
     let sim = sim().args(&FAST).start();
-    let loaded = load(&sim, json!({"model": LLAMA}));
+    let loaded = load(&sim, &json!({"model": LLAMA}));
     assert_eq!((&loaded["done_reason"], &loaded["done"]), (&json!("load"), &json!(true)));
     assert!(loaded.get("total_duration").is_none(), "zero durations are left out: {loaded}");
     assert_eq!(sim.loaded().len(), 1);
-    let unloaded = load(&sim, json!({"model": LLAMA, "keep_alive": 0}));
+    let unloaded = load(&sim, &json!({"model": LLAMA, "keep_alive": 0}));
     assert_eq!(unloaded["done_reason"], "unload");
     assert_eq!((sim.loaded().len(), sim.counter("unloads")), (0, 1));
     let body = json!({"model": LLAMA, "messages": []});
@@ -162,7 +162,7 @@ fn an_empty_request_loads_and_with_keep_alive_zero_unloads_for_everyone() {
 fn the_last_keep_alive_wins() {
     let sim = sim().args(&FAST).start();
     let expires = |keep_alive: Value| {
-        load(&sim, json!({"model": LLAMA, "keep_alive": keep_alive}));
+        load(&sim, &json!({"model": LLAMA, "keep_alive": keep_alive}));
         let ps = sim.get("/api/ps").send().json();
         ps["models"][0]["expires_at"].as_str().map(str::to_owned)
     };
@@ -191,9 +191,9 @@ fn an_idle_model_expires() {
 fn room_is_made_by_evicting_the_idle_model_that_would_stay_the_shortest() {
     let models = "a=vram:4GiB;b=vram:4GiB;c=vram:4GiB";
     let sim = sim().args(&FAST).args(&["--models", models, "--vram", "10GiB"]).start();
-    load(&sim, json!({"model": "a", "keep_alive": "2m"}));
-    load(&sim, json!({"model": "b", "keep_alive": "1m"}));
-    load(&sim, json!({"model": "c"}));
+    load(&sim, &json!({"model": "a", "keep_alive": "2m"}));
+    load(&sim, &json!({"model": "b", "keep_alive": "1m"}));
+    load(&sim, &json!({"model": "c"}));
     let left: Vec<Value> = sim.loaded().into_iter().map(|one| one["model"].clone()).collect();
     assert_eq!(left, ["c:latest", "a:latest"]);
     assert_eq!(sim.counter("evictions"), 1);
