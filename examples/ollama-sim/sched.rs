@@ -101,12 +101,18 @@ impl Scheduler {
         if let Ok(gate) = self.gate.try_lock() {
             return Ok(gate);
         }
-        if self.counters.read(|c| &c.queued) >= self.args.max_queue {
+        let Some(_queued) = self.place() else {
             self.counters.add(|c| &c.refused_busy, 1);
             return Err(Refusal::busy());
-        }
-        let _queued = self.counters.hold(|c| &c.queued, None);
+        };
         Ok(self.gate.lock().await)
+    }
+
+    /// A place in the pending queue, unless it is full; the lock makes the bound exact.
+    fn place(&self) -> Option<Held> {
+        let _table = self.table.lock();
+        let full = self.counters.read(|c| &c.queued) >= self.args.max_queue;
+        (!full).then(|| self.counters.hold(|c| &c.queued, None))
     }
 
     /// Evicts until the wanted model fits. Busy victims are waited for.
