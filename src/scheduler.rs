@@ -18,11 +18,11 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-pub use self::core::{Full, InstanceView, Nowhere, Refused, Surface, Wish};
+pub use self::core::{Full, InstanceView, Nowhere, Post, Refused, Surface, Wish};
 pub use self::seat::{Outcome, Seat, Ticket};
 
 use self::core::Core;
-use crate::config::{Balance, Upstream};
+use crate::config::Balance;
 use crate::model::ModelKey;
 
 /// The queue of the whole box and the counters of every instance.
@@ -31,10 +31,21 @@ pub struct Scheduler {
 }
 
 impl Scheduler {
-    /// A scheduler for these instances, in this order; each counts as down until
-    /// [`Self::learn`] says otherwise.
-    pub fn new(upstreams: &[Upstream], balance: &Balance) -> Self {
-        Self { core: Mutex::new(Core::new(upstreams, balance)) }
+    /// A scheduler without instances: [`Self::reconfigure`] names them.
+    pub fn new(balance: &Balance) -> Self {
+        Self { core: Mutex::new(Core::new(balance)) }
+    }
+
+    /// Puts a new set of instances and bounds in force. An instance that is no longer named gets
+    /// nobody new, keeps whom it has, and vanishes when its last seat is free; a new one counts as
+    /// down unless its facts are given; who waits is seated by the new set.
+    pub fn reconfigure(&self, posts: Vec<Post<'_>>, balance: &Balance) {
+        self.core.lock().reconfigure(posts, balance, Instant::now());
+    }
+
+    /// Whether an instance with this number is configured, or still has somebody seated.
+    pub fn knows(&self, instance: usize) -> bool {
+        self.core.lock().knows(instance)
     }
 
     /// Takes a place in the queue, which may be a seat at once.
@@ -61,9 +72,14 @@ impl Scheduler {
         self.core.lock().learn(instance, facts, Instant::now());
     }
 
-    /// The counters of every instance, in configuration order.
+    /// The counters of every instance that is configured, by number.
     pub fn instances(&self) -> Vec<InstanceView> {
         self.core.lock().views()
+    }
+
+    /// Seats that are taken, those of instances that are no longer configured included.
+    pub fn taken(&self) -> u32 {
+        self.core.lock().taken()
     }
 
     /// Requests that wait.

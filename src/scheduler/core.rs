@@ -87,6 +87,8 @@ pub(super) struct Claim {
 /// The counters of an instance, for people and probes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InstanceView {
+    /// Its number, which it keeps for as long as its name and address stay.
+    pub id: usize,
     /// Probes succeed.
     pub up: bool,
     /// Where its breaker stands.
@@ -97,8 +99,19 @@ pub struct InstanceView {
     pub in_flight: u32,
 }
 
+/// An instance as the configuration has it now.
+#[derive(Clone, Debug)]
+pub struct Post<'c> {
+    /// Its number; the same number is the same instance as before.
+    pub id: usize,
+    /// What the operator wrote.
+    pub upstream: &'c Upstream,
+    /// What a first probe found; `None` leaves what is known, and a new instance down.
+    pub facts: Option<Facts>,
+}
+
 pub(super) struct Core {
-    stations: Vec<Station>,
+    stations: BTreeMap<usize, Station>,
     queue: BTreeMap<u64, Waiting>,
     waiting_of: HashMap<i64, usize>,
     held_by: HashMap<i64, u32>,
@@ -124,12 +137,14 @@ struct Station {
     facts: Facts,
     breaker: Breaker,
     last_seated: u64,
+    /// No longer configured: it gets nobody new, and is gone when the last seat is free.
+    retired: bool,
 }
 
 impl Core {
-    pub(super) fn new(upstreams: &[Upstream], balance: &Balance) -> Self {
+    pub(super) fn new(balance: &Balance) -> Self {
         Self {
-            stations: upstreams.iter().map(Station::new).collect(),
+            stations: BTreeMap::new(),
             queue: BTreeMap::new(),
             waiting_of: HashMap::new(),
             held_by: HashMap::new(),
@@ -139,6 +154,27 @@ impl Core {
             capacity_per_user: balance.queue_per_user,
             service: Duration::from_secs(1),
         }
+    }
+
+    /// Puts a new configuration in force. Who is seated stays seated; who waits sees the new set.
+    pub(super) fn reconfigure(&mut self, posts: Vec<Post<'_>>, balance: &Balance, now: Instant) {
+        self.capacity = balance.queue;
+        self.capacity_per_user = balance.queue_per_user;
+        self.stations.values_mut().for_each(|station| station.retired = true);
+        for Post { id, upstream, facts } in posts {
+            let station = self.stations.entry(id).or_default();
+            station.configure(upstream);
+            if let Some(facts) = facts {
+                station.facts = facts;
+            }
+        }
+        self.stations.retain(|_, station| !station.is_gone());
+        self.dispatch(now);
+    }
+
+    /// Whether an instance with this number is configured, or still has somebody seated.
+    pub(super) fn knows(&self, instance: usize) -> bool {
+        self.stations.contains_key(&instance)
     }
 
     /// A seat if one is free, else a place in the queue, else the reason why not.
@@ -170,16 +206,12 @@ impl Core {
     }
 
     pub(super) fn release(&mut self, claim: &Claim, outcome: Outcome, now: Instant) {
-        decrement(&mut self.held_by, &claim.user);
-        if let Some(station) = self.stations.get_mut(claim.instance) {
-            station.in_flight = station.in_flight.saturating_sub(1);
-            if let Some(model) = &claim.model {
-                decrement(&mut station.per_model, model);
-            }
-            if outcome == Outcome::Failed {
-                station.breaker.failure(now);
-            }
+        if outcome == Outcome::Failed
+            && let Some(station) = self.stations.get_mut(&claim.instance)
+        {
+            station.breaker.failure(now);
         }
+        self.unseat(claim);
         if outcome == Outcome::Answered {
             let held = now.saturating_duration_since(claim.since);
             self.service = (self.service * 7 + held) / 8;
@@ -188,7 +220,7 @@ impl Core {
     }
 
     pub(super) fn answered(&mut self, instance: usize, now: Instant) {
-        if let Some(station) = self.stations.get_mut(instance) {
+        if let Some(station) = self.stations.get_mut(&instance) {
             let trial = station.breaker.state() != State::Closed;
             station.breaker.success();
             if trial {
@@ -198,7 +230,7 @@ impl Core {
     }
 
     pub(super) fn learn(&mut self, instance: usize, facts: Facts, now: Instant) {
-        if let Some(station) = self.stations.get_mut(instance) {
+        if let Some(station) = self.stations.get_mut(&instance) {
             if facts.up {
                 station.breaker.probed(now);
             }
@@ -208,7 +240,17 @@ impl Core {
     }
 
     pub(super) fn views(&self) -> Vec<InstanceView> {
-        self.stations.iter().map(Station::view).collect()
+        self.active().map(|(id, station)| station.view(id)).collect()
+    }
+
+    /// Seats that are taken, those of retired instances included.
+    pub(super) fn taken(&self) -> u32 {
+        self.stations.values().map(|station| station.in_flight).sum()
+    }
+
+    /// The stations that are configured.
+    fn active(&self) -> impl Iterator<Item = (usize, &Station)> + Clone {
+        self.stations.iter().filter(|(_, station)| !station.retired).map(|(id, s)| (*id, s))
     }
 
     pub(super) fn waiting(&self) -> usize {
@@ -217,7 +259,7 @@ impl Core {
 
     /// How long somebody who came now would wait, from the seats and the time that they are held.
     pub(super) fn expected_wait(&self) -> Duration {
-        let slots: u32 = self.stations.iter().filter(|s| s.facts.up).map(|s| s.slots).sum();
+        let slots: u32 = self.active().filter(|(_, s)| s.facts.up).map(|(_, s)| s.slots).sum();
         let ahead = u32::try_from(self.queue.len()).unwrap_or(u32::MAX).saturating_add(1);
         self.service.saturating_mul(ahead) / slots.max(1)
     }
@@ -228,7 +270,7 @@ impl Core {
             return;
         }
         let mut after = None;
-        while self.stations.iter().any(Station::has_room) {
+        while self.stations.values().any(Station::has_room) {
             let next = self.queue.iter().find(|(number, waiting)| {
                 after.is_none_or(|after| **number > after)
                     && self.may_hold_more(&waiting.wish)
@@ -257,7 +299,7 @@ impl Core {
         }
         let instance = self.place(wish)?;
         self.seatings += 1;
-        let station = self.stations.get_mut(instance)?;
+        let station = self.stations.get_mut(&instance)?;
         station.in_flight += 1;
         station.last_seated = self.seatings;
         if let Some(model) = &wish.model {
@@ -269,11 +311,13 @@ impl Core {
 
     fn unseat(&mut self, claim: &Claim) {
         decrement(&mut self.held_by, &claim.user);
-        if let Some(station) = self.stations.get_mut(claim.instance) {
-            station.in_flight = station.in_flight.saturating_sub(1);
-            if let Some(model) = &claim.model {
-                decrement(&mut station.per_model, model);
-            }
+        let Some(station) = self.stations.get_mut(&claim.instance) else { return };
+        station.in_flight = station.in_flight.saturating_sub(1);
+        if let Some(model) = &claim.model {
+            decrement(&mut station.per_model, model);
+        }
+        if station.is_gone() {
+            self.stations.remove(&claim.instance);
         }
     }
 
@@ -281,9 +325,7 @@ impl Core {
     /// then the one with the fewest requests in flight per slot, then the one that has rested
     /// longest. A cold load costs seconds to minutes; nothing else that is known here costs more.
     fn place(&self, wish: &Wish) -> Option<usize> {
-        self.stations
-            .iter()
-            .enumerate()
+        self.active()
             .filter(|(index, station)| station.can_take(wish) && !wish.excluded.contains(index))
             .min_by(|(_, a), (_, b)| {
                 let cold = |station: &Station| !station.is_resident(wish.model.as_ref());
@@ -302,7 +344,7 @@ impl Core {
         surface: Surface,
         excluded: &[usize],
     ) -> Result<usize, Nowhere> {
-        let speaking = || self.stations.iter().enumerate().filter(|(_, s)| s.speaks(surface));
+        let speaking = || self.active().filter(|(_, s)| s.speaks(surface));
         let able = || speaking().filter(|(_, station)| station.has(model));
         let found = able()
             .filter(|(index, station)| station.facts.up && !excluded.contains(index))
@@ -338,21 +380,35 @@ impl Core {
     }
 }
 
-impl Station {
-    fn new(upstream: &Upstream) -> Self {
-        let key = |name: &String| {
-            ModelName::parse(name).unwrap_or_else(|_| ModelName::opaque(name)).key().clone()
-        };
+impl Default for Station {
+    fn default() -> Self {
         Self {
-            kind: upstream.kind,
-            slots: upstream.slots,
-            model_slots: upstream.model_slots.iter().map(|(name, n)| (key(name), *n)).collect(),
+            kind: UpstreamKind::Ollama,
+            slots: 0,
+            model_slots: HashMap::new(),
             in_flight: 0,
             per_model: HashMap::new(),
             facts: Facts::default(),
             breaker: Breaker::default(),
             last_seated: 0,
+            retired: false,
         }
+    }
+}
+
+impl Station {
+    fn configure(&mut self, upstream: &Upstream) {
+        let key = |name: &String| {
+            ModelName::parse(name).unwrap_or_else(|_| ModelName::opaque(name)).key().clone()
+        };
+        self.kind = upstream.kind;
+        self.slots = upstream.slots;
+        self.model_slots = upstream.model_slots.iter().map(|(name, n)| (key(name), *n)).collect();
+        self.retired = false;
+    }
+
+    fn is_gone(&self) -> bool {
+        self.retired && self.in_flight == 0
     }
 
     fn speaks(&self, surface: Surface) -> bool {
@@ -371,7 +427,10 @@ impl Station {
     }
 
     fn has_room(&self) -> bool {
-        self.facts.up && self.in_flight < self.slots && self.breaker.admits(self.in_flight)
+        !self.retired
+            && self.facts.up
+            && self.in_flight < self.slots
+            && self.breaker.admits(self.in_flight)
     }
 
     fn can_take(&self, wish: &Wish) -> bool {
@@ -384,8 +443,9 @@ impl Station {
         self.has_room() && !model_full && self.speaks(wish.surface) && self.has(model)
     }
 
-    fn view(&self) -> InstanceView {
+    fn view(&self, id: usize) -> InstanceView {
         InstanceView {
+            id,
             up: self.facts.up,
             breaker: self.breaker.state(),
             slots: self.slots,

@@ -98,7 +98,7 @@ pub struct Seat {
 }
 
 impl Seat {
-    /// The instance's index in the configuration.
+    /// The instance's number.
     pub fn instance(&self) -> usize {
         self.claim.instance
     }

@@ -35,11 +35,21 @@ fn balance(queue: usize, queue_per_user: usize) -> Balance {
 fn core(slots: &[u32], queue: usize, queue_per_user: usize) -> Core {
     let upstreams: Vec<_> =
         slots.iter().map(|slots| upstream("u", *slots, UpstreamKind::Ollama)).collect();
-    let mut core = Core::new(&upstreams, &balance(queue, queue_per_user));
+    let mut core = configured(&upstreams, &balance(queue, queue_per_user));
     for index in 0..slots.len() {
         core.learn(index, up(&MODELS, &[]), Instant::now());
     }
     core
+}
+
+fn configured(upstreams: &[Upstream], balance: &Balance) -> Core {
+    let mut core = Core::new(balance);
+    core.reconfigure(posts(&(0..).zip(upstreams).collect::<Vec<_>>()), balance, Instant::now());
+    core
+}
+
+fn posts<'c>(upstreams: &[(usize, &'c Upstream)]) -> Vec<Post<'c>> {
+    upstreams.iter().map(|&(id, upstream)| Post { id, upstream, facts: None }).collect()
 }
 
 fn up(models: &[&str], residents: &[&str]) -> Facts {
@@ -147,7 +157,7 @@ fn unknown_models_and_absent_instances_are_told_apart() {
 fn openai_servers_are_asked_on_v1_alone() {
     let now = Instant::now();
     let upstreams = [upstream("vllm", 1, UpstreamKind::OpenAi)];
-    let mut core = Core::new(&upstreams, &balance(4, 4));
+    let mut core = configured(&upstreams, &balance(4, 4));
     core.learn(0, up(&["a"], &[]), now);
     assert!(matches!(core.arrive(wish(1, "a"), now), Err(Refused::Nowhere(_))));
     let on_v1 = Wish { surface: Surface::V1, ..wish(1, "a") };
@@ -159,7 +169,7 @@ fn slots_of_a_model_bound_that_model_alone() {
     let now = Instant::now();
     let mut config = upstream("u", 4, UpstreamKind::Ollama);
     config.model_slots.insert("a".to_owned(), 1);
-    let mut core = Core::new(&[config], &balance(4, 4));
+    let mut core = configured(&[config], &balance(4, 4));
     core.learn(0, up(&MODELS, &[]), now);
     let _one = seated(core.arrive(wish(1, "a"), now));
     let _waits = waiting(core.arrive(wish(1, "A:latest"), now));
@@ -183,12 +193,68 @@ fn an_instance_that_fails_three_times_rests_until_a_probe_and_then_gets_one_tria
     assert!(second.try_recv().is_ok());
 }
 
+#[test]
+fn a_removed_instance_keeps_whom_it_has_and_is_gone_with_the_last() {
+    let now = Instant::now();
+    let mut core = core(&[2, 1], 8, 8);
+    let (first, second) =
+        (seated(core.arrive(wish(1, "a"), now)), seated(core.arrive(wish(1, "a"), now)));
+    let third = seated(core.arrive(wish(1, "a"), now));
+    let (_, mut waits) = waiting(core.arrive(wish(1, "a"), now));
+    let other = upstream("u", 1, UpstreamKind::Ollama);
+    core.reconfigure(posts(&[(1, &other)]), &balance(8, 8), now);
+    for claim in [first, second, third].into_iter().filter(|claim| claim.instance == 0) {
+        assert!(core.knows(0));
+        core.release(&claim, Outcome::Answered, now);
+        assert!(waits.try_recv().is_err(), "what it frees is for nobody");
+    }
+    assert!(!core.knows(0));
+    assert_eq!(core.views().iter().map(|view| view.id).collect::<Vec<_>>(), [1]);
+}
+
+#[test]
+fn who_waits_is_seated_by_an_instance_that_is_added() {
+    let now = Instant::now();
+    let mut core = core(&[1], 8, 8);
+    let _seat = seated(core.arrive(wish(1, "a"), now));
+    let (_, mut waits) = waiting(core.arrive(wish(1, "a"), now));
+    let (old, new) =
+        (upstream("u", 1, UpstreamKind::Ollama), upstream("v", 1, UpstreamKind::Ollama));
+    let facts = Some(up(&MODELS, &[]));
+    let posts =
+        vec![Post { id: 0, upstream: &old, facts: None }, Post { id: 7, upstream: &new, facts }];
+    core.reconfigure(posts, &balance(8, 8), now);
+    assert_eq!(waits.try_recv().unwrap().instance, 7);
+}
+
+#[test]
+fn an_instance_that_returns_before_its_last_seat_is_free_counts_it_still() {
+    let now = Instant::now();
+    let mut core = core(&[1], 8, 8);
+    let seat = seated(core.arrive(wish(1, "a"), now));
+    core.reconfigure(Vec::new(), &balance(8, 8), now);
+    let same = upstream("u", 1, UpstreamKind::Ollama);
+    core.reconfigure(posts(&[(0, &same)]), &balance(8, 8), now);
+    let (_, mut waits) = waiting(core.arrive(wish(1, "a"), now));
+    core.release(&seat, Outcome::Answered, now);
+    assert!(waits.try_recv().is_ok());
+}
+
 #[derive(Clone, Debug)]
 enum Step {
-    Arrive { user: i64, model: usize, concurrency: u32 },
+    Arrive {
+        user: i64,
+        model: usize,
+        concurrency: u32,
+    },
     Leave(usize),
     Release(usize, bool),
-    Learn { instance: usize, up: bool },
+    Learn {
+        instance: usize,
+        up: bool,
+    },
+    /// Slots of each instance; 0 is one that is not configured.
+    Reconfigure([u32; 3]),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -198,6 +264,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => any::<usize>().prop_map(Step::Leave),
         4 => (any::<usize>(), any::<bool>()).prop_map(|(i, failed)| Step::Release(i, failed)),
         1 => (0..3_usize, any::<bool>()).prop_map(|(instance, up)| Step::Learn { instance, up }),
+        1 => [0..4_u32, 0..4_u32, 0..4_u32].prop_map(Step::Reconfigure),
     ]
 }
 
@@ -242,10 +309,24 @@ impl Outside {
             Step::Learn { instance, up } => {
                 core.learn(instance, Facts { up, ..self::up(&MODELS, &[]) }, now);
             }
+            Step::Reconfigure(slots) => reconfigure(core, slots, now),
             Step::Leave(_) | Step::Release(..) => {}
         }
         self.collect();
     }
+}
+
+fn reconfigure(core: &mut Core, slots: [u32; 3], now: Instant) {
+    let upstreams = slots.map(|slots| upstream("u", slots, UpstreamKind::Ollama));
+    let posts = (0..).zip(&upstreams).filter(|(_, upstream)| upstream.slots > 0);
+    let facts = Some(up(&MODELS, &[]));
+    let posts = posts.map(|(id, upstream)| Post { id, upstream, facts: facts.clone() }).collect();
+    core.reconfigure(posts, &balance(16, 6), now);
+}
+
+/// Requests in flight on each instance, configured or not.
+fn loads(core: &Core) -> [u32; 3] {
+    [0, 1, 2].map(|id| core.stations.get(&id).map_or(0, |station| station.in_flight))
 }
 
 proptest! {
@@ -253,18 +334,26 @@ proptest! {
     fn no_storm_loses_a_seat_or_overfills_an_instance(
         steps in prop::collection::vec(step(), 0..200)
     ) {
-        let slots = [1, 2, 3];
+        let mut slots = [1, 2, 3];
         let mut core = core(&slots, 16, 6);
         let mut outside = Outside::default();
         let mut now = Instant::now();
         for step in steps {
             now += Duration::from_millis(50);
-            outside.take(&mut core, step, now);
-            for (view, slots) in core.views().iter().zip(slots) {
-                prop_assert!(view.in_flight <= slots);
+            if let Step::Reconfigure(new) = step {
+                slots = new;
             }
-            let in_flight: u32 = core.views().iter().map(|view| view.in_flight).sum();
-            prop_assert_eq!(in_flight as usize, outside.held.len());
+            let before = loads(&core);
+            outside.take(&mut core, step, now);
+            for ((after, before), slots) in loads(&core).into_iter().zip(before).zip(slots) {
+                // fewer slots than requests cut nobody off, but let nobody in
+                prop_assert!(after <= slots.max(before));
+            }
+            prop_assert_eq!(core.taken() as usize, outside.held.len());
+            for (id, station) in &core.stations {
+                prop_assert!(!station.is_gone());
+                prop_assert_eq!(station.retired, slots[*id] == 0);
+            }
             prop_assert_eq!(core.waiting(), outside.waiting.len());
             prop_assert!(core.waiting() <= 16);
             // work conserving: whoever waits could not be served now
@@ -280,6 +369,6 @@ proptest! {
             core.release(&claim, Outcome::Neutral, now);
         }
         prop_assert!(core.held_by.is_empty() && core.waiting_of.is_empty());
-        prop_assert!(core.stations.iter().all(|s| s.in_flight == 0 && s.per_model.is_empty()));
+        prop_assert!(core.stations.values().all(|s| s.in_flight == 0 && s.per_model.is_empty()));
     }
 }
