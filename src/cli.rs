@@ -95,7 +95,7 @@ fn dispatch(command: Command, config: Option<PathBuf>, output: Output) -> anyhow
         Command::Init => init::run(&config, &path, output),
         Command::Keys(command) => keys::run(command, &config, output),
         Command::Users(command) => users::run(command, &config, output),
-        Command::Serve => server::serve(config),
+        Command::Serve => server::serve(config, path),
         Command::Check => Ok(()),
     }
 }

@@ -51,6 +51,20 @@ pub struct Config {
     pub warnings: Vec<String>,
 }
 
+impl Config {
+    /// Keys in which `other` differs and which are read only when a process starts.
+    pub fn needing_restart(&self, other: &Self) -> Vec<&'static str> {
+        let rows = [
+            ("listen", self.listen != other.listen),
+            ("state_dir", self.state_dir != other.state_dir),
+            ("database", self.database != other.database),
+            ("auth.max_stale", self.auth.max_stale != other.auth.max_stale),
+            ("threads", self.threads != other.threads),
+        ];
+        rows.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
+    }
+}
+
 /// One socket to accept clients on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listen {
@@ -59,7 +73,7 @@ pub struct Listen {
 }
 
 /// Where users and keys are kept.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Database {
     /// A PostgreSQL server; the URL may hold a password.
     Postgres(Secret),
@@ -105,7 +119,7 @@ pub enum RouteClass {
 }
 
 /// One instance behind the gateway.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Upstream {
     /// Its name in logs, headers and answers.
     pub name: String,
@@ -123,6 +137,14 @@ pub struct Upstream {
     pub model_slots: BTreeMap<String, u32>,
     /// The credential that it wants, sent as `Authorization: Bearer`.
     pub api_key: Option<Secret>,
+}
+
+impl Upstream {
+    /// Whether both are the same instance: of the same name, kind and address.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let identity = |it: &Self| (it.kind, it.tls, it.port);
+        identity(self) == identity(other) && self.name == other.name && self.host == other.host
+    }
 }
 
 /// What an instance speaks.

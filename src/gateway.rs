@@ -17,7 +17,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
 use pingora::http::{RequestHeader, ResponseHeader};
@@ -28,9 +27,9 @@ use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, Result};
 
 use crate::auth::verdict::Authenticator;
-use crate::config::{Config, Timeouts};
+use crate::config::Timeouts;
+use crate::live::Live;
 use crate::scheduler::Scheduler;
-use crate::upstream::Fleet;
 use admit::{Admitted, Stop};
 use body::Budget;
 use ctx::Ctx;
@@ -38,12 +37,9 @@ use finish::Counter;
 
 /// Everything that a request may need on its way.
 pub struct Gateway {
-    config: Arc<ArcSwap<Config>>,
+    live: Arc<Live>,
     authenticator: Arc<Authenticator>,
     scheduler: Arc<Scheduler>,
-    fleet: Arc<Fleet>,
-    /// How to reach each instance, in the fleet's order.
-    peers: Vec<HttpPeer>,
     bodies: Arc<Budget>,
     in_flight: Counter,
     draining: Arc<AtomicBool>,
@@ -51,16 +47,12 @@ pub struct Gateway {
 
 /// What a [`Gateway`] is made of.
 pub struct Parts {
-    /// The configuration in force.
-    pub config: Arc<ArcSwap<Config>>,
+    /// The configuration in force and its instances.
+    pub live: Arc<Live>,
     /// Knows who is asking.
     pub authenticator: Arc<Authenticator>,
     /// Gives seats.
     pub scheduler: Arc<Scheduler>,
-    /// The instances.
-    pub fleet: Arc<Fleet>,
-    /// How to reach each of them.
-    pub peers: Vec<HttpPeer>,
     /// Set when the server is stopping.
     pub draining: Arc<AtomicBool>,
 }
@@ -69,11 +61,9 @@ impl Gateway {
     /// Puts the parts together.
     pub fn new(parts: Parts) -> Self {
         Self {
-            config: parts.config,
+            live: parts.live,
             authenticator: parts.authenticator,
             scheduler: parts.scheduler,
-            fleet: parts.fleet,
-            peers: parts.peers,
             bodies: Budget::new(),
             in_flight: Counter::default(),
             draining: parts.draining,
@@ -117,11 +107,11 @@ impl Gauges {
 
 impl fmt::Display for Gauges {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let seats: u32 = self.scheduler.instances().iter().map(|view| view.in_flight).sum();
         write!(
             f,
-            "in_flight={} seats={seats} waiting={} body_bytes={}",
+            "in_flight={} seats={} waiting={} body_bytes={}",
             self.in_flight.get(),
+            self.scheduler.taken(),
             self.scheduler.waiting(),
             self.bodies.taken()
         )
@@ -140,7 +130,7 @@ impl ProxyHttp for Gateway {
     type CTX = Ctx;
 
     fn new_ctx(&self) -> Ctx {
-        Ctx::new(self.config.load_full(), self.in_flight.enter())
+        Ctx::new(&self.live.load(), self.in_flight.enter())
     }
 
     /// No module: the default one compresses, and a compressor holds tokens back.
@@ -180,7 +170,7 @@ impl ProxyHttp for Gateway {
         ctx: &mut Ctx,
         error: Box<Error>,
     ) -> Box<Error> {
-        relay::not_connected(self, ctx, error)
+        relay::not_connected(ctx, error)
     }
 
     async fn connected_to_upstream(
@@ -202,7 +192,7 @@ impl ProxyHttp for Gateway {
         request: &mut RequestHeader,
         ctx: &mut Ctx,
     ) -> Result<()> {
-        let Some(instance) = self.instance(ctx) else { return Err(relay::no_target()) };
+        let Some(instance) = ctx.upstream.as_deref() else { return Err(relay::no_target()) };
         *request = headers::to_instance(session.req_header(), request, instance, ctx)?;
         Ok(())
     }
@@ -236,7 +226,7 @@ impl ProxyHttp for Gateway {
         response: &mut ResponseHeader,
         ctx: &mut Ctx,
     ) -> Result<()> {
-        match self.instance(ctx) {
+        match ctx.upstream.as_deref() {
             Some(instance) => headers::to_client(response, instance, ctx),
             None => Ok(()),
         }
@@ -261,7 +251,7 @@ impl ProxyHttp for Gateway {
         ctx: &mut Ctx,
         client_reused: bool,
     ) -> Box<Error> {
-        relay::broken(self, session, error, ctx, client_reused)
+        relay::broken(session, error, ctx, client_reused)
     }
 
     async fn fail_to_proxy(
@@ -270,11 +260,11 @@ impl ProxyHttp for Gateway {
         error: &Error,
         ctx: &mut Ctx,
     ) -> FailToProxy {
-        relay::give_up(self, session, error, ctx).await
+        relay::give_up(session, error, ctx).await
     }
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Ctx) {
-        finish::finish(self, session, error, ctx);
+        finish::finish(session, error, ctx);
     }
 
     /// The access line tells it, once.

@@ -7,6 +7,7 @@
 pub mod cli;
 pub mod config;
 pub mod gateway;
+pub mod live;
 pub mod server;
 
 // The steps, in the order a request meets them.

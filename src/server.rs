@@ -5,12 +5,12 @@
 
 use std::net::TcpListener;
 use std::os::fd::IntoRawFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
-use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use pingora::listeners::TcpSocketOptions;
 use pingora::protocols::TcpKeepalive;
@@ -27,20 +27,22 @@ use crate::auth::verdict::{Authenticator, Options};
 use crate::config::Config;
 use crate::gateway::front::Front;
 use crate::gateway::{Gateway, Gauges, Parts};
+use crate::live::Live;
+use crate::live::reload::{self, Reloader};
+use crate::live::watch::FileWatch;
 use crate::scheduler::Scheduler;
 use crate::store::Store;
-use crate::telemetry;
-use crate::upstream::health::Prober;
-use crate::upstream::{Fleet, peer};
+use crate::telemetry::{self, Logging};
+use crate::upstream::health;
 
 /// Attempts that Pingora may make for one request; ours end earlier.
 const MOST_ATTEMPTS: usize = 6;
 /// How long what still runs gets when the drain is over.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
-/// Runs the gateway until it is told to stop.
-pub fn serve(config: Config) -> anyhow::Result<()> {
-    telemetry::init(config.log.level);
+/// Runs the gateway until it is told to stop; `file` is where the configuration is from.
+pub fn serve(config: Config, file: PathBuf) -> anyhow::Result<()> {
+    let logging = telemetry::init(config.log.level);
     for warning in &config.warnings {
         log::warn!("{warning}");
     }
@@ -53,36 +55,65 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    let ended = runtime.block_on(run(config, sockets));
+    let ended = runtime.block_on(run(Start { config, file, logging }, sockets));
     runtime.shutdown_timeout(LAST_WORDS);
     ended
 }
 
-async fn run(config: Config, sockets: Sockets) -> anyhow::Result<()> {
+/// What a gateway starts with.
+struct Start {
+    config: Config,
+    file: PathBuf,
+    logging: Logging,
+}
+
+async fn run(start: Start, sockets: Sockets) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     let (stop, stopping) = watch::channel(false);
     // probes and revocations are watched until the last stream is over
     let (end, ending) = watch::channel(false);
     let draining = Arc::new(AtomicBool::new(false));
-    let patience = config.timeouts.drain;
-    let (gateway, gauges) = assemble(config, &draining, &ending).await?;
-    let mut service = gateway.service(sockets.addresses());
+    let changes = FileWatch::new(&start.file);
+    let Assembled { front, gauges, live, reloader } = assemble(start, &draining, &ending).await?;
+    reloader.start_probes();
+    let reloading = tokio::spawn(keep_up(Arc::clone(&reloader), changes)?);
+    let mut service = service(front, sockets.addresses());
     sockets.announce();
     let fds = sockets.into_fds();
     let serving = tokio::spawn(async move {
         service.start_service(Some(fds), stopping, 1).await;
     });
     let manner = signals.next().await;
+    reloading.abort();
     draining.store(true, Ordering::Relaxed);
     // accepting ends at once; what is under way goes on
     let _ = stop.send(true);
     if manner == Manner::Gently {
+        let patience = live.load().config.timeouts.drain;
         drain(&gauges, patience, &mut signals).await;
     }
     let _ = tokio::time::timeout(LAST_WORDS, serving).await;
     let _ = end.send(true);
     log::info!("stopped: {gauges}");
     Ok(())
+}
+
+/// Rereads the configuration when its file changes and when `SIGHUP` says so, for ever.
+fn keep_up(
+    reloader: Arc<Reloader>,
+    mut changes: FileWatch,
+) -> anyhow::Result<impl Future<Output = ()>> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    Ok(async move {
+        loop {
+            tokio::select! {
+                () = changes.changed() => {}
+                _ = hangup.recv() => changes.settle(),
+            }
+            // what came of it is in the log
+            let _ = reloader.reload().await;
+        }
+    })
 }
 
 async fn drain(gauges: &Gauges, patience: Duration, signals: &mut Signals) {
@@ -99,63 +130,54 @@ async fn drain(gauges: &Gauges, patience: Duration, signals: &mut Signals) {
     }
 }
 
-/// The gateway with everything that it needs, its probes and its watchers running.
+/// The gateway with everything that it needs, watching for revocations.
 async fn assemble(
-    config: Config,
+    Start { config, file, logging }: Start,
     draining: &Arc<AtomicBool>,
     ending: &watch::Receiver<bool>,
-) -> anyhow::Result<(Assembled, Gauges)> {
+) -> anyhow::Result<Assembled> {
     let store = Arc::new(Store::open(&config.database).await?);
     let options = Options::new(config.auth.max_stale, Handle::current());
     let authenticator = Arc::new(Authenticator::new(store, &options));
     tokio::spawn(Arc::clone(&authenticator).watch(ending.clone()));
-    let fleet = Arc::new(Fleet::new(&config));
-    let scheduler = Arc::new(Scheduler::new(&config.upstreams, &config.balance));
-    let mut peers = Vec::with_capacity(fleet.instances().len());
-    for (number, instance) in fleet.instances().iter().enumerate() {
-        peers.push(peer::prototype(instance, &config.timeouts)?);
-        let prober = Prober::new(
-            Arc::clone(instance),
-            number,
-            Arc::clone(&scheduler),
-            config.health.clone(),
-        )?;
-        tokio::spawn(prober.run(ending.clone()));
-    }
-    let conf = Arc::new(ServerConf { max_retries: MOST_ATTEMPTS, ..ServerConf::default() });
-    let config = Arc::new(ArcSwap::from_pointee(config));
+    let scheduler = Arc::new(Scheduler::new(&config.balance));
+    let live = Arc::new(Live::new(config, &scheduler)?);
     let gateway = Gateway::new(Parts {
-        config: Arc::clone(&config),
+        live: Arc::clone(&live),
         authenticator,
-        scheduler,
-        fleet,
-        peers,
+        scheduler: Arc::clone(&scheduler),
         draining: Arc::clone(draining),
     });
     let gauges = gateway.gauges();
-    Ok((Assembled { front: Front::new(http_proxy(&conf, gateway), config) }, gauges))
+    let conf = Arc::new(ServerConf { max_retries: MOST_ATTEMPTS, ..ServerConf::default() });
+    let front = Front::new(http_proxy(&conf, gateway), Arc::clone(&live));
+    let (client, ending) = (health::client()?, ending.clone());
+    let live_too = Arc::clone(&live);
+    let parts = reload::Parts { file, live: live_too, scheduler, logging, client, ending };
+    Ok(Assembled { front, gauges, live, reloader: Arc::new(Reloader::new(parts)) })
 }
 
 struct Assembled {
     front: Front,
+    gauges: Gauges,
+    live: Arc<Live>,
+    reloader: Arc<Reloader>,
 }
 
-impl Assembled {
-    fn service(self, addresses: Vec<String>) -> Service<Front> {
-        let mut service = Service::new("usher".to_owned(), self.front);
-        for address in addresses {
-            // a client that vanished without a word is noticed within a minute
-            let mut options = TcpSocketOptions::default();
-            options.tcp_keepalive = Some(TcpKeepalive {
-                idle: Duration::from_secs(30),
-                interval: Duration::from_secs(10),
-                count: 3,
-                user_timeout: Duration::from_secs(60),
-            });
-            service.add_tcp_with_settings(&address, options);
-        }
-        service
+fn service(front: Front, addresses: Vec<String>) -> Service<Front> {
+    let mut service = Service::new("usher".to_owned(), front);
+    for address in addresses {
+        // a client that vanished without a word is noticed within a minute
+        let mut options = TcpSocketOptions::default();
+        options.tcp_keepalive = Some(TcpKeepalive {
+            idle: Duration::from_secs(30),
+            interval: Duration::from_secs(10),
+            count: 3,
+            user_timeout: Duration::from_secs(60),
+        });
+        service.add_tcp_with_settings(&address, options);
     }
+    service
 }
 
 /// The sockets, bound before anything else is started: a busy address ends the start.

@@ -4,10 +4,12 @@ pub mod access_log;
 pub mod security_log;
 
 use std::io::Write;
+use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use env_logger::fmt::Formatter;
-use env_logger::{Builder, Env, WriteStyle};
-use log::{LevelFilter, Record};
+use env_logger::{Builder, Env, Logger, WriteStyle};
+use log::{LevelFilter, Log, Metadata, Record};
 
 /// Target of the access log: one line a request.
 pub const ACCESS: &str = "usher::access";
@@ -15,7 +17,43 @@ pub const ACCESS: &str = "usher::access";
 pub const SECURITY: &str = "usher::security";
 
 /// Starts logging to standard error; `RUST_LOG` overrides the level.
-pub fn init(level: LevelFilter) {
+pub fn init(level: LevelFilter) -> Logging {
+    let logging = Logging(Arc::new(ArcSwap::from_pointee(logger(level))));
+    // a second start in one process, as in tests, keeps the first logger
+    let _ = log::set_boxed_logger(Box::new(logging.clone()));
+    logging.set_level(level);
+    logging
+}
+
+/// The logger in force, whose level can be changed.
+#[derive(Clone)]
+pub struct Logging(Arc<ArcSwap<Logger>>);
+
+impl Logging {
+    /// Changes the level of everything but the access and security logs, as far as `RUST_LOG`
+    /// lets it.
+    pub fn set_level(&self, level: LevelFilter) {
+        let logger = logger(level);
+        log::set_max_level(logger.filter());
+        self.0.store(Arc::new(logger));
+    }
+}
+
+impl Log for Logging {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        self.0.load().enabled(metadata)
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        self.0.load().log(record);
+    }
+
+    fn flush(&self) {
+        self.0.load().flush();
+    }
+}
+
+fn logger(level: LevelFilter) -> Logger {
     let mut builder = Builder::new();
     builder.filter_level(level);
     // one line for each client that hangs up is noise: the access log tells it in context
@@ -28,8 +66,7 @@ pub fn init(level: LevelFilter) {
     builder.filter_module(SECURITY, LevelFilter::Info);
     builder.write_style(WriteStyle::Never);
     builder.format(write_line);
-    // a second start in one process, as in tests, keeps the first logger
-    let _ = builder.try_init();
+    builder.build()
 }
 
 /// Access lines are complete in themselves; the others begin with time, level and target.

@@ -14,62 +14,138 @@ use tokio::sync::Notify;
 
 use crate::config::{Config, Upstream, UpstreamKind};
 use crate::model::ModelKey;
+use crate::scheduler::Post;
 use models::Lists;
+use peer::{Peer, PeerError};
 
-/// Every instance, in configuration order.
+/// The instances of one configuration, in its order. Another configuration makes another fleet,
+/// see [`Fleet::successor`].
 pub struct Fleet {
     instances: Vec<Arc<Instance>>,
+    /// No longer configured, but perhaps still at work for somebody.
+    retired: Vec<Arc<Instance>>,
+    next_id: usize,
 }
 
 impl Fleet {
     /// The instances of the configuration, none of them probed yet.
-    pub fn new(config: &Config) -> Self {
-        let instance = |upstream: &Upstream| Arc::new(Instance::new(upstream.clone()));
-        Self { instances: config.upstreams.iter().map(instance).collect() }
+    ///
+    /// # Errors
+    /// An instance's host has no address. Resolving blocks.
+    pub fn new(config: &Config) -> Result<Self, PeerError> {
+        let nobody = Self { instances: Vec::new(), retired: Vec::new(), next_id: 0 };
+        nobody.successor(config, |_| false)
     }
 
-    /// All of them; the position of each is its number in the scheduler.
+    /// The fleet of another configuration. An instance whose name and address stay keeps its
+    /// number and what is known of it, whatever else changes. One that goes is remembered for as
+    /// long as `is_at_work` says that it has requests, and until the next change at least.
+    ///
+    /// # Errors
+    /// A new instance's host has no address; one that had an address keeps it. Resolving blocks.
+    pub fn successor(
+        &self,
+        config: &Config,
+        is_at_work: impl Fn(usize) -> bool,
+    ) -> Result<Self, PeerError> {
+        let mut instances = Vec::with_capacity(config.upstreams.len());
+        let mut next_id = self.next_id;
+        for upstream in &config.upstreams {
+            let (id, before, state) = match self.same_as(upstream) {
+                Some((old, state)) => (old.id, Some(old), state),
+                None => (next_id, None, Arc::default()),
+            };
+            next_id = next_id.max(id + 1);
+            let peer = peer::prototype(upstream, &config.timeouts, before.map(|old| &old.peer))?;
+            instances.push(Arc::new(Instance::new(id, upstream.clone(), peer, state)));
+        }
+        let stays = |old: &Instance| instances.iter().any(|new: &Arc<Instance>| new.id == old.id);
+        let left = self.instances.iter().filter(|old| !stays(old));
+        let still = self.retired.iter().filter(|old| !stays(old) && is_at_work(old.id));
+        let retired = left.chain(still).cloned().collect();
+        Ok(Self { instances, retired, next_id })
+    }
+
+    /// The instance that this one continues, and what is known of it. What comes back from
+    /// retirement gets a state of its own, since nobody has probed the old one meanwhile.
+    fn same_as(&self, upstream: &Upstream) -> Option<(&Instance, Arc<State>)> {
+        let same = |old: &&Arc<Instance>| old.config.is_same(upstream);
+        let configured = self.instances.iter().find(same);
+        let configured = configured.map(|old| (&**old, Arc::clone(&old.state)));
+        configured.or_else(|| {
+            let old = self.retired.iter().find(same)?;
+            let status = ArcSwap::from(old.status());
+            Some((old, Arc::new(State { status, probe_now: Notify::new() })))
+        })
+    }
+
+    /// All that are configured.
     pub fn instances(&self) -> &[Arc<Instance>] {
         &self.instances
     }
 
-    /// The instance with this number.
-    pub fn get(&self, index: usize) -> Option<&Arc<Instance>> {
-        self.instances.get(index)
+    /// What the scheduler is told of them.
+    pub fn posts(&self) -> Vec<Post<'_>> {
+        self.instances
+            .iter()
+            .map(|it| Post { id: it.id, upstream: &it.config, facts: None })
+            .collect()
     }
 
-    /// The number of the instance with this name.
-    pub fn named(&self, name: &str) -> Option<usize> {
-        self.instances.iter().position(|instance| instance.config.name == name)
+    /// The instance with this number, if it is configured.
+    pub fn configured(&self, id: usize) -> Option<&Arc<Instance>> {
+        self.instances.iter().find(|instance| instance.id == id)
+    }
+
+    /// The instance with this number, even if it is no longer configured.
+    pub fn get(&self, id: usize) -> Option<&Arc<Instance>> {
+        self.configured(id).or_else(|| self.retired.iter().find(|instance| instance.id == id))
+    }
+
+    /// The instance with this name.
+    pub fn named(&self, name: &str) -> Option<&Arc<Instance>> {
+        self.instances.iter().find(|instance| instance.config.name == name)
     }
 
     /// What the healthy instances last said that they have.
     pub fn healthy(&self) -> impl Iterator<Item = Arc<Lists>> + '_ {
         self.instances.iter().filter_map(|instance| {
-            let status = instance.status.load();
+            let status = instance.state.status.load();
             status.up.then(|| Arc::clone(&status.lists))
         })
     }
 
     /// Whether an instance has this model only in name, and would ask another server for it.
     pub fn is_remote(&self, model: &ModelKey) -> bool {
-        self.instances.iter().any(|instance| instance.status.load().lists.remote.contains(model))
+        self.instances
+            .iter()
+            .any(|instance| instance.state.status.load().lists.remote.contains(model))
     }
 
     /// Whether at least one instance is healthy.
     pub fn is_ready(&self) -> bool {
-        self.instances.iter().any(|instance| instance.status.load().up)
+        self.instances.iter().any(|instance| instance.state.status.load().up)
     }
 }
 
 /// One instance.
 pub struct Instance {
+    /// Its number, here and in the scheduler: the same for as long as its name and address stay.
+    pub id: usize,
     /// What the operator wrote.
     pub config: Upstream,
     /// `scheme://host:port`, for probes.
     pub base: String,
     /// `host:port`, for the `Host` header.
     pub authority: String,
+    /// How Pingora reaches it; every request clones it.
+    pub peer: Peer,
+    state: Arc<State>,
+}
+
+/// What outlives a change of the configuration.
+#[derive(Default)]
+struct State {
     status: ArcSwap<Status>,
     probe_now: Notify,
 }
@@ -84,7 +160,7 @@ pub struct Status {
 }
 
 impl Instance {
-    fn new(config: Upstream) -> Self {
+    fn new(id: usize, config: Upstream, peer: Peer, state: Arc<State>) -> Self {
         let host = if config.host.contains(':') {
             format!("[{}]", config.host)
         } else {
@@ -92,23 +168,22 @@ impl Instance {
         };
         let authority = format!("{host}:{}", config.port);
         let scheme = if config.tls { "https" } else { "http" };
-        Self {
-            base: format!("{scheme}://{authority}"),
-            authority,
-            config,
-            status: ArcSwap::default(),
-            probe_now: Notify::new(),
-        }
+        Self { id, base: format!("{scheme}://{authority}"), authority, peer, config, state }
     }
 
     /// What is known now.
     pub fn status(&self) -> Arc<Status> {
-        self.status.load_full()
+        self.state.status.load_full()
     }
 
     /// Asks for a probe without delay, after a failure or a change that we caused.
     pub fn suspect(&self) {
-        self.probe_now.notify_one();
+        self.state.probe_now.notify_one();
+    }
+
+    /// Whether both are the same instance, in the same service without a break.
+    fn continues(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.state, &other.state)
     }
 
     /// Whether it is Ollama, with its own `/api`.

@@ -3,6 +3,7 @@
 //! What the head can decide is decided before a byte of the body is read: an unknown caller costs
 //! a hash and a lookup. Each step adds what it found to [`Ctx`].
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -74,21 +75,21 @@ pub(super) async fn admit(
             ask_for_usage(ctx, inference, &payload);
             let model = payload.model.unwrap_or_default();
             let wanted = Destination { model, web_search: payload.web_search };
-            name_model(gateway, ctx, &permit, &wanted)?;
+            name_model(ctx, &permit, &wanted)?;
             take_seat(gateway, session, ctx, &permit).await?;
             Ok(Admitted::Proxied)
         }
         Action::Show => {
             let payload = read_payload(gateway, session, ctx, BodyKind::Json).await?;
             let model = payload.model_or_name().unwrap_or_default().to_owned();
-            name_model(gateway, ctx, &permit, &Destination { model, ..Default::default() })?;
+            name_model(ctx, &permit, &Destination { model, ..Default::default() })?;
             find_instance(gateway, ctx)?;
             Ok(Admitted::Proxied)
         }
         Action::CountTokens => {
             let payload = read_payload(gateway, session, ctx, BodyKind::Json).await?;
             let model = payload.model.unwrap_or_default();
-            name_model(gateway, ctx, &permit, &Destination { model, ..Default::default() })?;
+            name_model(ctx, &permit, &Destination { model, ..Default::default() })?;
             let body = ctx.body.clone().unwrap_or_default();
             ctx.estimate = look_at(body, payload::estimate_tokens).await?;
             Ok(Admitted::Local(route.action))
@@ -248,14 +249,9 @@ struct Destination {
     web_search: bool,
 }
 
-fn name_model(
-    gateway: &Gateway,
-    ctx: &mut Ctx,
-    permit: &RoutePermit,
-    wanted: &Destination,
-) -> Result<(), Refusal> {
+fn name_model(ctx: &mut Ctx, permit: &RoutePermit, wanted: &Destination) -> Result<(), Refusal> {
     let name = match ModelName::parse(&wanted.model) {
-        Ok(name) if gateway.fleet.is_remote(name.key()) => name.marked_cloud(),
+        Ok(name) if ctx.fleet.is_remote(name.key()) => name.marked_cloud(),
         Ok(name) => name,
         // other OpenAI-compatible servers name models as they like
         Err(bad) if bad != BadName::Empty && surface(ctx) == Surface::V1 => {
@@ -292,7 +288,7 @@ async fn take_seat(
     let ticket =
         gateway.scheduler.enter(wish).map_err(|refused| no_place(gateway, ctx, refused))?;
     let seat = wait_for_seat(gateway, session, ctx, ticket).await?;
-    ctx.take(Target::Seat(seat));
+    ctx.take(Target::Seat(seat), &gateway.live);
     Ok(())
 }
 
@@ -343,29 +339,27 @@ fn find_instance(gateway: &Gateway, ctx: &mut Ctx) -> Result<(), Refusal> {
     let model = ctx.model.as_ref().map(|model| model.key().clone());
     let found = gateway.scheduler.find(model.as_ref(), Surface::Ollama, &[]);
     let index = found.map_err(|nowhere| no_place(gateway, ctx, nowhere.into()))?;
-    ctx.take(Target::Instance(index));
+    ctx.take(Target::Instance(index), &gateway.live);
     Ok(())
 }
 
 /// The instance that the client names, else the configured one, else the only one.
 fn choose_managed(gateway: &Gateway, session: &Session, ctx: &mut Ctx) -> Result<(), Refusal> {
-    let ollamas = || gateway.fleet.instances().iter().enumerate().filter(|(_, i)| i.is_ollama());
+    let fleet = Arc::clone(&ctx.fleet);
+    let ollamas = || fleet.instances().iter().filter(|instance| instance.is_ollama());
     let named = session.get_header("x-usher-upstream").map(|value| value.to_str().unwrap_or(""));
     let named = named.or(ctx.config.manage_default.as_deref());
-    let index = match named {
-        Some(name) => gateway
-            .fleet
-            .named(name)
-            .filter(|index| gateway.fleet.get(*index).is_some_and(|instance| instance.is_ollama())),
-        None if ollamas().count() == 1 => ollamas().next().map(|(index, _)| index),
+    let chosen = match named {
+        Some(name) => fleet.named(name).filter(|instance| instance.is_ollama()),
+        None if ollamas().count() == 1 => ollamas().next(),
         None => None,
     };
-    let Some(index) = index else {
-        let names: Vec<_> = ollamas().map(|(_, i)| i.config.name.as_str()).collect();
+    let Some(instance) = chosen else {
+        let names: Vec<_> = ollamas().map(|instance| instance.config.name.as_str()).collect();
         let names = names.join(", ");
         let detail = format!("Name the instance in X-Usher-Upstream, one of: {names}");
         return Err(Refusal::bad_request(detail));
     };
-    ctx.take(Target::Instance(index));
+    ctx.take(Target::Instance(instance.id), &gateway.live);
     Ok(())
 }

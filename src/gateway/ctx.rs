@@ -16,16 +16,20 @@ use super::watchdog::Watchdog;
 use crate::auth::Principal;
 use crate::client::ClientAddr;
 use crate::config::Config;
+use crate::live::{Generation, Live};
 use crate::model::ModelName;
 use crate::policy::RoutePermit;
 use crate::route::{Dialect, Route};
 use crate::scheduler::{Seat, Wish};
+use crate::upstream::{Fleet, Instance};
 use crate::usage::Meter;
 
 /// One request, from its head to its access line.
 pub struct Ctx {
     /// The configuration that this request is judged by, from beginning to end.
     pub(super) config: Arc<Config>,
+    /// Its instances; a seat may lead to one that was added later.
+    pub(super) fleet: Arc<Fleet>,
     /// When the head was complete.
     pub(super) start: Instant,
     /// The client's own id, or one made here.
@@ -57,7 +61,7 @@ pub struct Ctx {
     /// Where it goes.
     pub(super) target: Option<Target>,
     /// The instance that it went to last.
-    pub(super) upstream: Option<usize>,
+    pub(super) upstream: Option<Arc<Instance>>,
     /// Whether its model is one that leaves the box.
     pub(super) cloud: bool,
     /// Whether the answer is asked for as a stream.
@@ -118,9 +122,10 @@ pub struct Timings {
 
 impl Ctx {
     /// A request of which nothing is known yet.
-    pub(super) fn new(config: Arc<Config>, in_flight: InFlight) -> Self {
+    pub(super) fn new(generation: &Generation, in_flight: InFlight) -> Self {
         Self {
-            config,
+            config: Arc::clone(&generation.config),
+            fleet: Arc::clone(&generation.fleet),
             start: Instant::now(),
             request_id: String::new(),
             client: ClientAddr::of(SocketAddr::from(([0, 0, 0, 0], 0))),
@@ -167,18 +172,16 @@ impl Ctx {
         self.streams && self.meter.as_ref().is_some_and(|meter| !meter.counts().finished)
     }
 
-    /// The number of the instance where the request is, or goes next.
-    pub(super) fn instance(&self) -> Option<usize> {
-        match self.target.as_ref()? {
-            Target::Seat(seat) => Some(seat.instance()),
-            Target::Instance(index) => Some(*index),
-        }
-    }
-
-    /// Takes a target and remembers the instance for the log.
-    pub(super) fn take(&mut self, target: Target) {
+    /// Takes a target and remembers the instance, for the way there and for the log.
+    pub(super) fn take(&mut self, target: Target, live: &Live) {
+        let id = match &target {
+            Target::Seat(seat) => seat.instance(),
+            Target::Instance(id) => *id,
+        };
+        let known = self.fleet.get(id).cloned();
+        // a request that waited may have been seated on an instance that is newer than itself
+        self.upstream = known.or_else(|| live.load().fleet.get(id).cloned());
         self.target = Some(target);
-        self.upstream = self.instance();
     }
 
     /// The account, 0 while it is unknown.

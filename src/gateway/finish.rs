@@ -7,7 +7,6 @@ use jiff::Timestamp;
 use pingora::Error;
 use pingora::proxy::Session;
 
-use super::Gateway;
 use super::ctx::Ctx;
 use crate::telemetry::access_log::{AccessLine, ms};
 
@@ -39,7 +38,7 @@ impl Drop for InFlight {
 }
 
 /// Settles a request: once, whatever happened.
-pub(super) fn finish(gateway: &Gateway, session: &Session, error: Option<&Error>, ctx: &mut Ctx) {
+pub(super) fn finish(session: &Session, error: Option<&Error>, ctx: &mut Ctx) {
     if let Some(watchdog) = &ctx.watchdog {
         watchdog.rest();
     }
@@ -50,13 +49,13 @@ pub(super) fn finish(gateway: &Gateway, session: &Session, error: Option<&Error>
         .response_written()
         .filter(|response| !response.status.is_informational())
         .map_or(0, |response| response.status.as_u16());
-    write_line(gateway, session, error, ctx, status);
+    write_line(session, error, ctx, status);
 }
 
-fn write_line(gateway: &Gateway, session: &Session, error: Option<&Error>, ctx: &Ctx, status: u16) {
+fn write_line(session: &Session, error: Option<&Error>, ctx: &Ctx, status: u16) {
     let counts = ctx.meter.as_ref().map(|meter| *meter.counts()).unwrap_or_default();
     let identity = ctx.principal.as_ref().map(|principal| &*principal.identity);
-    let upstream = ctx.upstream.and_then(|index| gateway.fleet.get(index));
+    let upstream = ctx.upstream.as_deref();
     let cause = ctx.refusal.as_ref().and_then(|refusal| refusal.cause.clone());
     let cause = cause.or_else(|| error.filter(|_| status >= 500).map(ToString::to_string));
     AccessLine {

@@ -10,7 +10,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant as Clock};
 
-use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::BytesMut;
 use jiff::Timestamp;
@@ -29,7 +28,8 @@ use super::lint;
 use super::refusal::{LINGER, Refusal};
 use super::watchdog::Watched;
 use crate::client::ClientAddr;
-use crate::config::{Config, Limits};
+use crate::config::Limits;
+use crate::live::Live;
 use crate::route;
 use crate::telemetry::access_log::{AccessLine, ms};
 
@@ -40,18 +40,18 @@ const END_OF_HEAD: &[u8] = b"\r\n\r\n";
 /// The application that Pingora runs for each connection.
 pub struct Front {
     proxy: Arc<HttpProxy<Gateway>>,
-    config: Arc<ArcSwap<Config>>,
+    live: Arc<Live>,
     connections: Arc<Connections>,
 }
 
 impl Front {
     /// Puts itself before the proxy.
-    pub fn new(proxy: HttpProxy<Gateway>, config: Arc<ArcSwap<Config>>) -> Self {
-        Self { proxy: Arc::new(proxy), config, connections: Arc::default() }
+    pub fn new(proxy: HttpProxy<Gateway>, live: Arc<Live>) -> Self {
+        Self { proxy: Arc::new(proxy), live, connections: Arc::default() }
     }
 
     async fn serve(&self, stream: Stream, client: IpAddr, shutdown: &ShutdownWatch) {
-        let mut idle = self.config.load().timeouts.header;
+        let mut idle = self.live.load().config.timeouts.header;
         let mut next = Some((Box::new(Watched::new(stream)) as Stream, None));
         while let Some((mut stream, settings)) = next.take() {
             let arrival = Arrival { client, begun: Clock::now() };
@@ -101,7 +101,7 @@ impl Front {
         if !matches!(first, Ok(Ok(1..))) {
             return Err(Unfit::Closed);
         }
-        let config = self.config.load_full();
+        let config = Arc::clone(&self.live.load().config);
         let deadline = Instant::now() + config.timeouts.header;
         loop {
             skip_empty_lines(&mut bytes);
@@ -152,7 +152,7 @@ impl Front {
             outcome: refusal.reason,
             cause: None,
         }
-        .write(self.config.load().log.access);
+        .write(self.live.load().config.log.access);
     }
 }
 
@@ -169,7 +169,7 @@ impl ServerApp for Front {
         let digest = stream.get_socket_digest();
         let peer = digest.as_ref().and_then(|digest| digest.peer_addr()?.as_inet().copied());
         let client = ClientAddr::of(peer?).ip();
-        let limits = self.config.load().limits.clone();
+        let limits = self.live.load().config.limits.clone();
         match self.connections.enter(client, &limits) {
             Ok(_guard) => self.serve(stream, client, shutdown).await,
             Err(refusal) => {

@@ -35,7 +35,7 @@ pub(super) async fn answer(
 
 fn compose(gateway: &Gateway, ctx: &Ctx, action: Action) -> Result<Answer, Refusal> {
     let json = |body: Vec<u8>| Ok(Answer { content_type: JSON, body: body.into() });
-    let healthy: Vec<_> = gateway.fleet.healthy().collect();
+    let healthy: Vec<_> = ctx.fleet.healthy().collect();
     let lists = || healthy.iter().map(AsRef::as_ref);
     let visible = |name: &ModelName| ctx.permit.as_ref().is_some_and(|permit| permit.may_see(name));
     match action {
@@ -46,7 +46,7 @@ fn compose(gateway: &Gateway, ctx: &Ctx, action: Action) -> Result<Answer, Refus
         Action::Ready if gateway.is_draining() => {
             Err(Refusal::unavailable("draining", "Shutting down", 5))
         }
-        Action::Ready if !gateway.fleet.is_ready() => Err(no_instance()),
+        Action::Ready if !ctx.fleet.is_ready() => Err(no_instance()),
         Action::Ready => json(br#"{"status":"ready"}"#.to_vec()),
         Action::Tags => json(models::merged_ollama(lists(), List::Installed, &visible)),
         Action::Ps => json(models::merged_ollama(lists(), List::Resident, &visible)),

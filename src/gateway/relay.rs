@@ -28,14 +28,10 @@ const STALE: Duration = Duration::from_millis(20);
 /// An error that carries the refusal that is already in [`Ctx`].
 const REFUSED: ErrorType = ErrorType::Custom("refused");
 
-impl Gateway {
-    /// The instance where the request is, or was last.
-    pub(super) fn instance(&self, ctx: &Ctx) -> Option<&Instance> {
-        self.fleet.get(ctx.upstream?).map(AsRef::as_ref)
-    }
-
-    fn instance_name(&self, ctx: &Ctx) -> &str {
-        self.instance(ctx).map_or("?", |instance| &instance.config.name)
+impl Ctx {
+    /// The name of the instance where the request is, or was last.
+    fn instance_name(&self) -> &str {
+        self.upstream.as_ref().map_or("?", |instance| &instance.config.name)
     }
 }
 
@@ -60,8 +56,8 @@ pub(super) async fn choose(
     if let Some(watchdog) = &ctx.watchdog {
         watchdog.rest();
     }
-    let peer = ctx.upstream.and_then(|index| gateway.peers.get(index)).ok_or_else(no_target)?;
-    Ok(Box::new(peer.clone()))
+    let instance = ctx.upstream.as_ref().ok_or_else(no_target)?;
+    Ok(Box::new(instance.peer.clone()))
 }
 
 /// A request that was admitted has a target.
@@ -71,7 +67,7 @@ pub(super) fn no_target() -> Box<Error> {
 
 /// Leaves the instance that failed for another one. If there is none, the failure stands.
 async fn move_on(gateway: &Gateway, session: &mut Session, ctx: &mut Ctx) -> Result<(), Stop> {
-    let failed = |ctx: &Ctx| Refusal::bad_gateway(gateway.instance_name(ctx), "cannot be reached");
+    let failed = |ctx: &Ctx| Refusal::bad_gateway(ctx.instance_name(), "cannot be reached");
     match ctx.target.take() {
         Some(Target::Seat(seat)) => {
             let Some(wish) = &mut ctx.wish else { return Err(failed(ctx).into()) };
@@ -82,14 +78,14 @@ async fn move_on(gateway: &Gateway, session: &mut Session, ctx: &mut Ctx) -> Res
                 Err(refused) => return Err(admit::no_place(gateway, ctx, refused).into()),
             };
             let seat = admit::wait_for_seat(gateway, session, ctx, ticket).await?;
-            ctx.take(Target::Seat(seat));
+            ctx.take(Target::Seat(seat), &gateway.live);
             Ok(())
         }
         Some(Target::Instance(index)) => {
             let model = ctx.model.as_ref().map(|model| model.key().clone());
             let found = gateway.scheduler.find(model.as_ref(), Surface::Ollama, &[index]);
             let Ok(other) = found else { return Err(failed(ctx).into()) };
-            ctx.take(Target::Instance(other));
+            ctx.take(Target::Instance(other), &gateway.live);
             Ok(())
         }
         None => Err(Refusal::internal("no target to move on from".to_owned()).into()),
@@ -97,8 +93,8 @@ async fn move_on(gateway: &Gateway, session: &mut Session, ctx: &mut Ctx) -> Res
 }
 
 /// Nothing was sent: another instance may have it.
-pub(super) fn not_connected(gateway: &Gateway, ctx: &mut Ctx, mut error: Box<Error>) -> Box<Error> {
-    blame(gateway, ctx);
+pub(super) fn not_connected(ctx: &mut Ctx, mut error: Box<Error>) -> Box<Error> {
+    blame(ctx);
     ctx.attempts.connects += 1;
     let again = ctx.attempts.connects <= MOST_RECONNECTS && !is_managed(ctx);
     ctx.attempts.again = again;
@@ -129,11 +125,11 @@ pub(super) fn answered(
     if response.status.is_informational() {
         return Ok(());
     }
-    if status == 503 && gateway.instance(ctx).is_some_and(Instance::is_ollama) {
+    if status == 503 && ctx.upstream.as_deref().is_some_and(Instance::is_ollama) {
         return Err(busy(gateway, session, ctx));
     }
     if let Some(what) = unusable(status, ctx) {
-        ctx.refusal = Some(Refusal::bad_gateway(gateway.instance_name(ctx), what));
+        ctx.refusal = Some(Refusal::bad_gateway(ctx.instance_name(), what));
         return Err(Error::new(REFUSED).into_up());
     }
     ctx.timings.first_byte = Some(ctx.start.elapsed());
@@ -165,14 +161,14 @@ fn unusable(status: u16, ctx: &Ctx) -> Option<&'static str> {
 
 /// Ollama's own queue is full: once more elsewhere, while nothing was promised to the client.
 fn busy(gateway: &Gateway, session: &Session, ctx: &mut Ctx) -> Box<Error> {
-    blame(gateway, ctx);
+    blame(ctx);
     let again = ctx.attempts.resends < MOST_RESENDS
         && session.response_written().is_none()
         && !is_managed(ctx);
     ctx.attempts.resends += 1;
     ctx.attempts.again = again;
     if !again {
-        let detail = format!("Upstream '{}' is overloaded", gateway.instance_name(ctx));
+        let detail = format!("Upstream '{}' is overloaded", ctx.instance_name());
         let retry_after = gateway.scheduler.retry_after();
         ctx.refusal = Some(Refusal::unavailable("upstream_busy", detail, retry_after));
     }
@@ -228,7 +224,6 @@ pub(super) fn passing(body: &mut Option<Bytes>, end_of_stream: bool, ctx: &mut C
 
 /// The exchange broke off. Whose fault was it, and may it be repeated?
 pub(super) fn broken(
-    gateway: &Gateway,
     session: &Session,
     mut error: Box<Error>,
     ctx: &mut Ctx,
@@ -256,24 +251,19 @@ pub(super) fn broken(
         return error;
     }
     if !from_client || expired {
-        blame(gateway, ctx);
+        blame(ctx);
     }
     error
 }
 
 /// The last word on a request that failed.
-pub(super) async fn give_up(
-    gateway: &Gateway,
-    session: &mut Session,
-    error: &Error,
-    ctx: &mut Ctx,
-) -> FailToProxy {
+pub(super) async fn give_up(session: &mut Session, error: &Error, ctx: &mut Ctx) -> FailToProxy {
     let expired = ctx.watchdog.as_ref().is_some_and(|watchdog| watchdog.expired());
     let from_client = *error.esource() == ErrorSource::Downstream;
     if from_client && !expired && ctx.refusal.is_none() {
         return FailToProxy { error_code: 0, can_reuse_downstream: false };
     }
-    let refusal = ctx.refusal.take().unwrap_or_else(|| explain(gateway, error, ctx, expired));
+    let refusal = ctx.refusal.take().unwrap_or_else(|| explain(error, ctx, expired));
     let begun = session.response_written().is_some_and(|r| !r.status.is_informational());
     // a client that is already gone cannot be told, and that is no further error
     let _ = match begun {
@@ -285,8 +275,8 @@ pub(super) async fn give_up(
     FailToProxy { error_code, can_reuse_downstream: false }
 }
 
-fn explain(gateway: &Gateway, error: &Error, ctx: &Ctx, expired: bool) -> Refusal {
-    let name = gateway.instance_name(ctx);
+fn explain(error: &Error, ctx: &Ctx, expired: bool) -> Refusal {
+    let name = ctx.instance_name();
     let timed_out = matches!(error.etype(), ErrorType::ReadTimedout | ErrorType::WriteTimedout);
     let refusal = match error.esource() {
         _ if expired || timed_out => Refusal::gateway_timeout(name),
@@ -313,11 +303,11 @@ async fn end_visibly(session: &mut Session, refusal: &Refusal, ctx: &Ctx) -> Res
 }
 
 /// The instance failed: its breaker hears of it, and so do its probes.
-fn blame(gateway: &Gateway, ctx: &mut Ctx) {
+fn blame(ctx: &mut Ctx) {
     if let Some(seat) = ctx.seat() {
         seat.report(Outcome::Failed);
     }
-    if let Some(instance) = gateway.instance(ctx) {
+    if let Some(instance) = &ctx.upstream {
         instance.suspect();
     }
 }

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use super::models::{self, Entry, Lists};
 use super::{Instance, Status};
 use crate::config::Health;
+use crate::live::Live;
 use crate::model::ModelKey;
 use crate::scheduler::{Facts, Scheduler};
 
@@ -23,14 +24,14 @@ const LONGEST_LIST: usize = 16 << 20;
 /// An instance that is down is looked at more often, so that it is back at work soon.
 const IMPATIENCE: Duration = Duration::from_millis(500);
 
-/// Probes one instance until the gateway stops.
+/// Probes one instance until it is no longer configured or the gateway stops.
 pub struct Prober {
     instance: Arc<Instance>,
-    number: usize,
-    scheduler: Arc<Scheduler>,
     health: Health,
     client: Client,
     streak: Streak,
+    /// The last probe is yet to be made.
+    due: bool,
 }
 
 /// Probe results in a row.
@@ -55,28 +56,44 @@ enum ProbeError {
     TooLong,
 }
 
+/// The client that every prober uses; each probe has a limit of its own.
+///
+/// # Errors
+/// TLS cannot be set up.
+pub fn client() -> Result<Client, reqwest::Error> {
+    Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build()
+}
+
 impl Prober {
-    /// A prober of instance `number`.
-    pub fn new(
-        instance: Arc<Instance>,
-        number: usize,
-        scheduler: Arc<Scheduler>,
-        health: Health,
-    ) -> Result<Self, reqwest::Error> {
-        let client = Client::builder()
-            .timeout(health.timeout)
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .build()?;
-        Ok(Self { instance, number, scheduler, health, client, streak: Streak::default() })
+    /// A prober of this instance.
+    pub fn new(instance: Arc<Instance>, health: Health, client: Client) -> Self {
+        // what comes back from retirement goes on from what was known of it
+        let up = instance.status().up;
+        let streak = Streak { up, ever: up, ..Streak::default() };
+        Self { instance, health, client, streak, due: true }
     }
 
-    /// Probes at once, then every `health.interval`, and whenever something looks wrong.
-    pub async fn run(mut self, mut stop: watch::Receiver<bool>) {
+    /// The number of the instance.
+    pub fn id(&self) -> usize {
+        self.instance.id
+    }
+
+    /// Probes at once, unless [`Self::probe`] did so already, then every `health.interval`, and
+    /// whenever something looks wrong. What the configuration in force says of the instance holds
+    /// from the next probe on.
+    pub async fn run(
+        mut self,
+        live: Arc<Live>,
+        scheduler: Arc<Scheduler>,
+        mut stop: watch::Receiver<bool>,
+    ) {
         loop {
-            tokio::select! {
-                () = self.probe() => {}
-                _ = stop.wait_for(|stopping| *stopping) => return,
+            if self.due {
+                let found = tokio::select! {
+                    found = self.probe() => found,
+                    _ = stop.wait_for(|stopping| *stopping) => return,
+                };
+                scheduler.learn(self.instance.id, found);
             }
             let pause = match self.streak.up {
                 true => self.health.interval,
@@ -84,13 +101,21 @@ impl Prober {
             };
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
-                () = self.instance.probe_now.notified() => {}
+                () = self.instance.state.probe_now.notified() => {}
                 _ = stop.wait_for(|stopping| *stopping) => return,
             }
+            let generation = live.load();
+            match generation.fleet.configured(self.instance.id) {
+                Some(now) if now.continues(&self.instance) => self.instance = Arc::clone(now),
+                _ => return,
+            }
+            self.health = generation.config.health.clone();
+            self.due = true;
         }
     }
 
-    async fn probe(&mut self) {
+    /// Probes now, and remembers in the instance what was found.
+    pub async fn probe(&mut self) -> Facts {
         let before = self.instance.status();
         let found = self.look(&before.lists).await;
         let was_up = self.streak.up;
@@ -102,8 +127,9 @@ impl Prober {
             models: Arc::clone(&lists.models),
             residents: Arc::clone(&lists.residents),
         };
-        self.instance.status.store(Arc::new(Status { up: self.streak.up, lists }));
-        self.scheduler.learn(self.number, facts);
+        self.instance.state.status.store(Arc::new(Status { up: self.streak.up, lists }));
+        self.due = false;
+        facts
     }
 
     fn report(&self, was_up: bool, found: &Result<Lists, ProbeError>) {
@@ -164,6 +190,7 @@ impl Prober {
 
     async fn get(&self, path: &str) -> Result<Bytes, ProbeError> {
         let mut request = self.client.get(format!("{}{path}", self.instance.base));
+        request = request.timeout(self.health.timeout);
         if let Some(key) = &self.instance.config.api_key {
             request = request.bearer_auth(key.expose());
         }

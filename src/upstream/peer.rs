@@ -5,17 +5,29 @@ use std::time::Duration;
 
 use pingora::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
 
-use super::Instance;
-use crate::config::Timeouts;
+use crate::config::{Timeouts, Upstream};
+
+/// What Pingora wants to know of an instance.
+pub type Peer = HttpPeer;
 
 /// A pooled connection that idles for longer is closed. Ollama itself never closes idle ones.
 const POOL_IDLE: Duration = Duration::from_secs(60);
 
 /// The prototype that every request to this instance clones. Names are resolved here, off the
 /// request path: `HttpPeer::new` would resolve them blocking, and panic when that fails.
-pub fn prototype(instance: &Instance, timeouts: &Timeouts) -> Result<HttpPeer, PeerError> {
-    let config = &instance.config;
-    let address = resolve(&config.host, config.port)?;
+///
+/// # Errors
+/// The host has no address, and `before` has none of it either.
+pub fn prototype(
+    config: &Upstream,
+    timeouts: &Timeouts,
+    before: Option<&Peer>,
+) -> Result<Peer, PeerError> {
+    let known = before.and_then(|peer| peer._address.as_inet().copied());
+    let address = resolve(&config.host, config.port).or_else(|error| {
+        log::warn!("{error}{}", known.map_or("", |_| ": the last address stays in use"));
+        known.ok_or(error)
+    })?;
     let mut peer = HttpPeer::new(address, config.tls, config.host.clone());
     let options = &mut peer.options;
     options.connection_timeout = Some(timeouts.connect);

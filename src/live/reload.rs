@@ -1,0 +1,171 @@
+//! Puts a changed configuration in force while requests go on.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use reqwest::Client;
+use tokio::sync::{Mutex, watch};
+
+use super::{Generation, Live};
+use crate::config::{Config, Problems};
+use crate::scheduler::{Facts, Scheduler};
+use crate::telemetry::Logging;
+use crate::upstream::health::Prober;
+use crate::upstream::peer::PeerError;
+use crate::upstream::{Fleet, Instance};
+
+/// Rereads the configuration on request.
+pub struct Reloader {
+    parts: Parts,
+    /// What this process was started with: the keys that need a restart are compared with it.
+    started_with: Arc<Config>,
+    /// One at a time, in the order of asking.
+    turn: Mutex<()>,
+}
+
+/// What a [`Reloader`] works on.
+pub struct Parts {
+    /// The configuration file.
+    pub file: PathBuf,
+    /// What is in force.
+    pub live: Arc<Live>,
+    /// Gives seats.
+    pub scheduler: Arc<Scheduler>,
+    /// The level of the log.
+    pub logging: Logging,
+    /// For the probes of new instances.
+    pub client: Client,
+    /// When the probes end.
+    pub ending: watch::Receiver<bool>,
+}
+
+/// A new configuration is in force.
+#[derive(Debug)]
+pub struct Applied {
+    /// What deserves a word but is no mistake, each as `FILE:LINE: path.to.key: text`.
+    pub warnings: Vec<String>,
+    /// Keys that differ from what this process was started with, and need a restart.
+    pub need_restart: Vec<&'static str>,
+}
+
+/// The configuration was not taken; the one before stays in force.
+#[derive(Debug, thiserror::Error)]
+pub enum Rejected {
+    /// An instance's host has no address.
+    #[error(transparent)]
+    Address(#[from] PeerError),
+    /// The file has mistakes.
+    #[error(transparent)]
+    File(#[from] Problems),
+    /// The process is stopping.
+    #[error("the gateway is stopping")]
+    Stopping,
+}
+
+impl Reloader {
+    /// A reloader of what was just put in force.
+    pub fn new(parts: Parts) -> Self {
+        let started_with = Arc::clone(&parts.live.load().config);
+        Self { parts, started_with, turn: Mutex::new(()) }
+    }
+
+    /// Starts to probe every instance.
+    pub fn start_probes(&self) {
+        let generation = self.parts.live.load();
+        for instance in generation.fleet.instances() {
+            self.keep_probing(self.prober(&generation.config, instance));
+        }
+    }
+
+    /// Rereads the file. If it is right it is in force when this returns; requests that are under
+    /// way keep what they began with. What came of it is in the log, too.
+    ///
+    /// New instances are probed once before the switch, so that a change of address leaves no
+    /// moment without a healthy instance.
+    ///
+    /// # Errors
+    /// Every mistake in the file; then nothing has changed.
+    pub async fn reload(&self) -> Result<Applied, Rejected> {
+        let _turn = self.turn.lock().await;
+        let outcome = self.apply().await;
+        let file = self.parts.file.display();
+        match &outcome {
+            Ok(applied) => {
+                applied.warnings.iter().for_each(|warning| log::warn!("{warning}"));
+                for key in &applied.need_restart {
+                    log::warn!("{file}: {key} has changed, which needs a restart to take effect");
+                }
+                log::info!("{file} is in force");
+            }
+            Err(rejected) => {
+                log::error!("{file} was not taken, the configuration in force stays:");
+                rejected.to_string().lines().for_each(|line| log::error!("{line}"));
+            }
+        }
+        outcome
+    }
+
+    async fn apply(&self) -> Result<Applied, Rejected> {
+        let Parts { live, scheduler, logging, .. } = &self.parts;
+        let (config, fleet) = self.read().await?;
+        let probers = self.first_look(&config, &fleet).await;
+        let (balance, level) = (config.balance.clone(), config.log.level);
+        let need_restart = self.started_with.needing_restart(&config);
+        let warnings = config.warnings.clone();
+        // requests must find an instance before the scheduler seats anybody there
+        let generation = Generation { config: Arc::new(config), fleet: Arc::clone(&fleet) };
+        let before = Arc::clone(&live.load());
+        live.put(generation);
+        let mut posts = fleet.posts();
+        for (prober, facts) in &probers {
+            let post = posts.iter_mut().find(|post| post.id == prober.id());
+            if let Some(post) = post {
+                post.facts = Some(facts.clone());
+            }
+        }
+        scheduler.reconfigure(posts, &balance);
+        probers.into_iter().for_each(|(prober, _)| self.keep_probing(prober));
+        for instance in fleet.instances() {
+            let changed = |old: &Arc<Instance>| old.config != instance.config;
+            if before.fleet.configured(instance.id).is_some_and(changed) {
+                instance.suspect();
+            }
+        }
+        logging.set_level(level);
+        Ok(Applied { warnings, need_restart })
+    }
+
+    /// Reads the file and finds its instances, off the threads that serve.
+    async fn read(&self) -> Result<(Config, Arc<Fleet>), Rejected> {
+        let file = self.parts.file.clone();
+        let before = Arc::clone(&self.parts.live.load().fleet);
+        let scheduler = Arc::clone(&self.parts.scheduler);
+        let reading = tokio::task::spawn_blocking(move || {
+            let config = Config::load(&file, &|name| std::env::var(name).ok())?;
+            let fleet = before.successor(&config, |id| scheduler.knows(id))?;
+            Ok((config, Arc::new(fleet)))
+        });
+        reading.await.unwrap_or(Err(Rejected::Stopping))
+    }
+
+    /// A prober for each instance that is new, and what its first probe found.
+    async fn first_look(&self, config: &Config, fleet: &Fleet) -> Vec<(Prober, Facts)> {
+        let before = Arc::clone(&self.parts.live.load().fleet);
+        let is_new = |instance: &&Arc<Instance>| before.configured(instance.id).is_none();
+        let looks = fleet.instances().iter().filter(is_new).map(async |instance| {
+            let mut prober = self.prober(config, instance);
+            let facts = prober.probe().await;
+            (prober, facts)
+        });
+        futures_util::future::join_all(looks).await
+    }
+
+    fn prober(&self, config: &Config, instance: &Arc<Instance>) -> Prober {
+        Prober::new(Arc::clone(instance), config.health.clone(), self.parts.client.clone())
+    }
+
+    fn keep_probing(&self, prober: Prober) {
+        let Parts { live, scheduler, ending, .. } = &self.parts;
+        tokio::spawn(prober.run(Arc::clone(live), Arc::clone(scheduler), ending.clone()));
+    }
+}
