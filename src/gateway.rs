@@ -10,11 +10,11 @@ mod lint;
 mod local;
 mod refusal;
 mod relay;
+pub mod stage;
 mod watchdog;
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -25,6 +25,7 @@ use pingora::protocols::Digest;
 use pingora::proxy::{FailToProxy, ProxyHttp, Session};
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, Result};
+use tokio::sync::watch;
 
 use crate::auth::verdict::Authenticator;
 use crate::config::Timeouts;
@@ -34,6 +35,8 @@ use admit::{Admitted, Stop};
 use body::Budget;
 use ctx::Ctx;
 use finish::Counter;
+use front::Connections;
+use stage::Stage;
 
 /// Everything that a request may need on its way.
 pub struct Gateway {
@@ -42,7 +45,8 @@ pub struct Gateway {
     scheduler: Arc<Scheduler>,
     bodies: Arc<Budget>,
     in_flight: Counter,
-    draining: Arc<AtomicBool>,
+    stage: watch::Receiver<Stage>,
+    connections: Arc<Connections>,
 }
 
 /// What a [`Gateway`] is made of.
@@ -53,8 +57,8 @@ pub struct Parts {
     pub authenticator: Arc<Authenticator>,
     /// Gives seats.
     pub scheduler: Arc<Scheduler>,
-    /// Set when the server is stopping.
-    pub draining: Arc<AtomicBool>,
+    /// How far the end has come.
+    pub stage: watch::Receiver<Stage>,
 }
 
 impl Gateway {
@@ -66,7 +70,8 @@ impl Gateway {
             scheduler: parts.scheduler,
             bodies: Budget::new(),
             in_flight: Counter::default(),
-            draining: parts.draining,
+            stage: parts.stage,
+            connections: Arc::default(),
         }
     }
 
@@ -74,19 +79,21 @@ impl Gateway {
     pub fn gauges(&self) -> Gauges {
         Gauges {
             in_flight: self.in_flight.clone(),
+            connections: Arc::clone(&self.connections),
             scheduler: Arc::clone(&self.scheduler),
             bodies: Arc::clone(&self.bodies),
         }
     }
 
+    /// The connections that its front counts.
+    pub fn connections(&self) -> Arc<Connections> {
+        Arc::clone(&self.connections)
+    }
+
     /// Whether the connection stays open behind this request. HTTP/1.0 clients wait for its end.
     fn keepalive(&self, session: &Session) -> Option<u64> {
         let old = session.req_header().version == http::Version::HTTP_10;
-        (!old && !self.is_draining()).then_some(front::KEEPALIVE.as_secs())
-    }
-
-    fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Relaxed)
+        (!old && !self.stage.borrow().is_leaving()).then_some(front::KEEPALIVE.as_secs())
     }
 }
 
@@ -94,6 +101,7 @@ impl Gateway {
 #[derive(Clone)]
 pub struct Gauges {
     in_flight: Counter,
+    connections: Arc<Connections>,
     scheduler: Arc<Scheduler>,
     bodies: Arc<Budget>,
 }
@@ -102,6 +110,11 @@ impl Gauges {
     /// Requests in flight.
     pub fn in_flight(&self) -> usize {
         self.in_flight.get()
+    }
+
+    /// Open connections.
+    pub fn connections(&self) -> usize {
+        self.connections.open()
     }
 }
 

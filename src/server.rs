@@ -3,29 +3,33 @@
 //! Pingora's services run here without Pingora's `Server`, which sleeps a whole grace period even
 //! when nothing is left to do, and which goes on deaf when an address cannot be bound.
 
-use std::net::TcpListener;
-use std::os::fd::IntoRawFd;
+mod ending;
+mod handover;
+mod signals;
+mod sockets;
+mod systemd;
+
+use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
-use parking_lot::Mutex;
 use pingora::listeners::TcpSocketOptions;
 use pingora::protocols::TcpKeepalive;
 use pingora::proxy::http_proxy;
 use pingora::server::configuration::ServerConf;
-use pingora::server::{Fds, ListenFds};
 use pingora::services::Service as _;
 use pingora::services::listening::Service;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use crate::auth::verdict::{Authenticator, Options};
 use crate::config::Config;
 use crate::gateway::front::Front;
+use crate::gateway::stage::Stage;
 use crate::gateway::{Gateway, Gauges, Parts};
 use crate::live::Live;
 use crate::live::reload::{self, Reloader};
@@ -34,6 +38,11 @@ use crate::scheduler::Scheduler;
 use crate::store::Store;
 use crate::telemetry::{self, Logging};
 use crate::upstream::health;
+use ending::{Ending, Last};
+use handover::{Inherited, Program};
+use signals::{Order, Signals};
+use sockets::Sockets;
+use systemd::Manager;
 
 /// Attempts that Pingora may make for one request; ours end earlier.
 const MOST_ATTEMPTS: usize = 6;
@@ -42,20 +51,23 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// Runs the gateway until it is told to stop; `file` is where the configuration is from.
 pub fn serve(config: Config, file: PathBuf) -> anyhow::Result<()> {
+    let program = Program::this().context("cannot find this program")?;
     let logging = telemetry::init(config.log.level);
     for warning in &config.warnings {
         log::warn!("{warning}");
     }
     // reqwest and Pingora share one TLS implementation; a second installation changes nothing
     pingora::tls::install_default_crypto_provider();
-    let sockets = Sockets::bind(&config)?;
+    let mut inherited = Inherited::receive()?;
+    let sockets = Sockets::open(&config, &mut inherited)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(config.threads)
         .thread_name("usher")
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    let ended = runtime.block_on(run(Start { config, file, logging }, sockets));
+    let start = Start { config, file, logging, inherited, program };
+    let ended = runtime.block_on(run(start, sockets));
     runtime.shutdown_timeout(LAST_WORDS);
     ended
 }
@@ -65,43 +77,96 @@ struct Start {
     config: Config,
     file: PathBuf,
     logging: Logging,
+    inherited: Inherited,
+    program: Program,
 }
 
 async fn run(start: Start, sockets: Sockets) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
+    let manager = Manager::from_env();
     let (stop, stopping) = watch::channel(false);
+    let (stage, staged) = watch::channel(Stage::SERVING);
     // probes and revocations are watched until the last stream is over
     let (end, ending) = watch::channel(false);
-    let draining = Arc::new(AtomicBool::new(false));
     let changes = FileWatch::new(&start.file);
-    let Assembled { front, gauges, live, reloader } = assemble(start, &draining, &ending).await?;
-    reloader.start_probes();
-    let reloading = tokio::spawn(keep_up(Arc::clone(&reloader), changes)?);
+    let Start { config, file, logging, mut inherited, program } = start;
+    let assembled = assemble(config, file, logging, (staged, ending)).await?;
+    let Assembled { front, gauges, live, reloader } = assembled;
+    // a successor knows its instances before it serves: nobody is refused in between
+    reloader.start_probes(inherited.is_succession()).await;
+    let mut tasks = JoinSet::new();
+    tasks.spawn(keep_up(reloader, changes, manager.clone())?);
+    tasks.spawn(manager.clone().keep_alive());
     let mut service = service(front, sockets.addresses());
     sockets.announce();
+    let handles = sockets.handles()?;
     let fds = sockets.into_fds();
     let serving = tokio::spawn(async move {
         service.start_service(Some(fds), stopping, 1).await;
     });
-    let manner = signals.next().await;
-    reloading.abort();
-    draining.store(true, Ordering::Relaxed);
+    inherited.ready();
+    manager.ready();
+    let last = until_told(&mut signals, &program, &handles, &manager).await;
+    // while a handle is open its socket takes connections that nobody would accept
+    drop(handles);
+    tasks.abort_all();
+    let ending = Ending { stage, gauges, live, signals };
     // accepting ends at once; what is under way goes on
-    let _ = stop.send(true);
-    if manner == Manner::Gently {
-        let patience = live.load().config.timeouts.drain;
-        drain(&gauges, patience, &mut signals).await;
-    }
+    let accepting_ends = || {
+        let _ = stop.send(true);
+    };
+    ending.end(last, accepting_ends).await;
     let _ = tokio::time::timeout(LAST_WORDS, serving).await;
     let _ = end.send(true);
-    log::info!("stopped: {gauges}");
     Ok(())
+}
+
+/// Serves until an order that ends this process. An upgrade that fails is none.
+async fn until_told(
+    signals: &mut Signals,
+    program: &Program,
+    handles: &[(SocketAddr, TcpListener)],
+    manager: &Manager,
+) -> Last {
+    let stopping = |order| {
+        manager.stopping();
+        if order == Order::StopNow { Last::StopNow } else { Last::Stop }
+    };
+    loop {
+        let order = signals.next().await;
+        if order != Order::Upgrade {
+            return stopping(order);
+        }
+        log::info!("upgrading: starting the new process");
+        let succeeded = tokio::select! {
+            succeeded = program.succeed(handles) => succeeded,
+            order = other_than_upgrade(signals) => return stopping(order),
+        };
+        match succeeded {
+            Ok(process) => {
+                log::info!("process {process} serves from now on");
+                manager.replaced_by(process);
+                return Last::Replaced;
+            }
+            Err(error) => log::error!("the upgrade failed, this process goes on: {error:#}"),
+        }
+    }
+}
+
+async fn other_than_upgrade(signals: &mut Signals) -> Order {
+    loop {
+        let order = signals.next().await;
+        if order != Order::Upgrade {
+            return order;
+        }
+    }
 }
 
 /// Rereads the configuration when its file changes and when `SIGHUP` says so, for ever.
 fn keep_up(
     reloader: Arc<Reloader>,
     mut changes: FileWatch,
+    manager: Manager,
 ) -> anyhow::Result<impl Future<Output = ()>> {
     let mut hangup = signal(SignalKind::hangup())?;
     Ok(async move {
@@ -110,31 +175,20 @@ fn keep_up(
                 () = changes.changed() => {}
                 _ = hangup.recv() => changes.settle(),
             }
+            manager.reloading();
             // what came of it is in the log
             let _ = reloader.reload().await;
+            manager.ready();
         }
     })
 }
 
-async fn drain(gauges: &Gauges, patience: Duration, signals: &mut Signals) {
-    log::info!("stopping: {} requests in flight get up to {patience:?}", gauges.in_flight());
-    let empty = async {
-        while gauges.in_flight() > 0 {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::select! {
-        () = empty => {}
-        () = tokio::time::sleep(patience) => log::warn!("{} requests cut short", gauges.in_flight()),
-        _ = signals.next() => log::warn!("told twice: {} requests cut short", gauges.in_flight()),
-    }
-}
-
 /// The gateway with everything that it needs, watching for revocations.
 async fn assemble(
-    Start { config, file, logging }: Start,
-    draining: &Arc<AtomicBool>,
-    ending: &watch::Receiver<bool>,
+    config: Config,
+    file: PathBuf,
+    logging: Logging,
+    (stage, ending): (watch::Receiver<Stage>, watch::Receiver<bool>),
 ) -> anyhow::Result<Assembled> {
     let store = Arc::new(Store::open(&config.database).await?);
     let options = Options::new(config.auth.max_stale, Handle::current());
@@ -146,12 +200,13 @@ async fn assemble(
         live: Arc::clone(&live),
         authenticator,
         scheduler: Arc::clone(&scheduler),
-        draining: Arc::clone(draining),
+        stage: stage.clone(),
     });
     let gauges = gateway.gauges();
+    let connections = gateway.connections();
     let conf = Arc::new(ServerConf { max_retries: MOST_ATTEMPTS, ..ServerConf::default() });
-    let front = Front::new(http_proxy(&conf, gateway), Arc::clone(&live));
-    let (client, ending) = (health::client()?, ending.clone());
+    let front = Front::new((http_proxy(&conf, gateway), connections), Arc::clone(&live), stage);
+    let client = health::client()?;
     let live_too = Arc::clone(&live);
     let parts = reload::Parts { file, live: live_too, scheduler, logging, client, ending };
     Ok(Assembled { front, gauges, live, reloader: Arc::new(Reloader::new(parts)) })
@@ -178,69 +233,4 @@ fn service(front: Front, addresses: Vec<String>) -> Service<Front> {
         service.add_tcp_with_settings(&address, options);
     }
     service
-}
-
-/// The sockets, bound before anything else is started: a busy address ends the start.
-struct Sockets(Vec<(String, TcpListener)>);
-
-impl Sockets {
-    fn bind(config: &Config) -> anyhow::Result<Self> {
-        let bind = |listen: &crate::config::Listen| {
-            let address = listen.address;
-            let listener = TcpListener::bind(address)
-                .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
-                .with_context(|| format!("cannot listen on {address}"))?;
-            // port 0 is the system's choice, which only the socket knows
-            Ok((listener.local_addr()?.to_string(), listener))
-        };
-        config.listen.iter().map(bind).collect::<anyhow::Result<_>>().map(Self)
-    }
-
-    fn addresses(&self) -> Vec<String> {
-        self.0.iter().map(|(address, _)| address.clone()).collect()
-    }
-
-    fn announce(&self) {
-        for (address, _) in &self.0 {
-            log::info!("listening on http://{address}");
-        }
-    }
-
-    fn into_fds(self) -> ListenFds {
-        let mut fds = Fds::new();
-        for (address, listener) in self.0 {
-            fds.add(address, listener.into_raw_fd());
-        }
-        Arc::new(Mutex::new(fds))
-    }
-}
-
-/// How to stop.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Manner {
-    /// Let what is under way finish.
-    Gently,
-    /// Now.
-    Now,
-}
-
-struct Signals {
-    interrupt: tokio::signal::unix::Signal,
-    terminate: tokio::signal::unix::Signal,
-}
-
-impl Signals {
-    fn new() -> anyhow::Result<Self> {
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-        })
-    }
-
-    async fn next(&mut self) -> Manner {
-        tokio::select! {
-            _ = self.interrupt.recv() => Manner::Now,
-            _ = self.terminate.recv() => Manner::Gently,
-        }
-    }
 }

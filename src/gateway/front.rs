@@ -20,12 +20,14 @@ use pingora::protocols::{ALPN, Stream};
 use pingora::proxy::HttpProxy;
 use pingora::server::ShutdownWatch;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::Gateway;
 use super::ctx;
 use super::lint;
 use super::refusal::{LINGER, Refusal};
+use super::stage::{self, Stage, Step};
 use super::watchdog::Watched;
 use crate::client::ClientAddr;
 use crate::config::Limits;
@@ -42,20 +44,25 @@ pub struct Front {
     proxy: Arc<HttpProxy<Gateway>>,
     live: Arc<Live>,
     connections: Arc<Connections>,
+    stage: watch::Receiver<Stage>,
 }
 
 impl Front {
     /// Puts itself before the proxy.
-    pub fn new(proxy: HttpProxy<Gateway>, live: Arc<Live>) -> Self {
-        Self { proxy: Arc::new(proxy), live, connections: Arc::default() }
+    pub fn new(
+        (proxy, connections): (HttpProxy<Gateway>, Arc<Connections>),
+        live: Arc<Live>,
+        stage: watch::Receiver<Stage>,
+    ) -> Self {
+        Self { proxy: Arc::new(proxy), live, connections, stage }
     }
 
     async fn serve(&self, stream: Stream, client: IpAddr, shutdown: &ShutdownWatch) {
         let mut idle = self.live.load().config.timeouts.header;
-        let mut next = Some((Box::new(Watched::new(stream)) as Stream, None));
+        let mut next = Some((Box::new(Watched::new(stream, self.stage.clone())) as Stream, None));
         while let Some((mut stream, settings)) = next.take() {
             let arrival = Arrival { client, begun: Clock::now() };
-            let head = match self.read_head(&mut stream, idle, shutdown).await {
+            let head = match self.read_head(&mut stream, idle).await {
                 Ok(head) => head,
                 Err(Unfit::Closed) => return,
                 Err(Unfit::Refused(bytes, refusal)) => {
@@ -85,18 +92,12 @@ impl Front {
     }
 
     /// Reads until the end of a head; what came behind it comes along.
-    async fn read_head(
-        &self,
-        stream: &mut Stream,
-        idle: Duration,
-        shutdown: &ShutdownWatch,
-    ) -> Result<BytesMut, Unfit> {
-        let mut shutdown = shutdown.clone();
+    async fn read_head(&self, stream: &mut Stream, idle: Duration) -> Result<BytesMut, Unfit> {
         let mut bytes = BytesMut::with_capacity(2048);
         let first = tokio::select! {
             biased;
             read = timeout(idle, stream.read_buf(&mut bytes)) => read,
-            _ = shutdown.wait_for(|stopping| *stopping) => return Err(Unfit::Closed),
+            () = stage::reached(self.stage.clone(), Step::Closing) => return Err(Unfit::Closed),
         };
         if !matches!(first, Ok(Ok(1..))) {
             return Err(Unfit::Closed);
@@ -252,7 +253,7 @@ async fn write_raw(stream: &mut Stream, head: &pingora::http::ResponseHeader, bo
 
 /// The open connections, in all and of each address.
 #[derive(Debug, Default)]
-struct Connections {
+pub struct Connections {
     open: Mutex<Open>,
 }
 
@@ -269,6 +270,11 @@ struct Connection {
 }
 
 impl Connections {
+    /// How many there are.
+    pub(super) fn open(&self) -> usize {
+        self.open.lock().in_all
+    }
+
     fn enter(self: &Arc<Self>, address: IpAddr, limits: &Limits) -> Result<Connection, Refusal> {
         let mut open = self.open.lock();
         if open.in_all >= limits.connections {

@@ -43,7 +43,7 @@ fn compose(gateway: &Gateway, ctx: &Ctx, action: Action) -> Result<Answer, Refus
             Ok(Answer { content_type: "text/plain; charset=utf-8", body: "usher".into() })
         }
         Action::Health => json(br#"{"status":"ok"}"#.to_vec()),
-        Action::Ready if gateway.is_draining() => {
+        Action::Ready if gateway.stage.borrow().is_stopping() => {
             Err(Refusal::unavailable("draining", "Shutting down", 5))
         }
         Action::Ready if !ctx.fleet.is_ready() => Err(no_instance()),

@@ -250,7 +250,8 @@ pub(super) fn broken(
         // the same instance, a fresh connection: it was the connection that was stale
         return error;
     }
-    if !from_client || expired {
+    let cut = ctx.watchdog.as_ref().is_some_and(|watchdog| watchdog.was_cut());
+    if !from_client || (expired && !cut) {
         blame(ctx);
     }
     error
@@ -278,7 +279,9 @@ pub(super) async fn give_up(session: &mut Session, error: &Error, ctx: &mut Ctx)
 fn explain(error: &Error, ctx: &Ctx, expired: bool) -> Refusal {
     let name = ctx.instance_name();
     let timed_out = matches!(error.etype(), ErrorType::ReadTimedout | ErrorType::WriteTimedout);
+    let cut = ctx.watchdog.as_ref().is_some_and(|watchdog| watchdog.was_cut());
     let refusal = match error.esource() {
+        _ if cut => Refusal::unavailable("stopping", "The server is stopping", 5),
         _ if expired || timed_out => Refusal::gateway_timeout(name),
         ErrorSource::Upstream if ctx.attempts.sent_at.is_none() => {
             Refusal::bad_gateway(name, "cannot be reached")

@@ -6,6 +6,7 @@
 //! request is unwound as if the client had left, and [`Watchdog::expired`] tells the difference.
 //! Writing to the client still works then, so that it learns why.
 
+use std::fmt;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -20,7 +21,10 @@ use pingora::protocols::{
 };
 use pingora::proxy::Session;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::watch;
 use tokio::time::{Instant, Sleep};
+
+use super::stage::{self, Stage, Step};
 
 /// The deadline of the request that a connection is working on.
 #[derive(Debug)]
@@ -30,6 +34,7 @@ pub(super) struct Watchdog {
     phase: AtomicU64,
     total: AtomicU64,
     expired: AtomicBool,
+    cut: AtomicBool,
 }
 
 const NEVER: u64 = u64::MAX;
@@ -41,6 +46,7 @@ impl Watchdog {
             phase: AtomicU64::new(NEVER),
             total: AtomicU64::new(NEVER),
             expired: AtomicBool::new(false),
+            cut: AtomicBool::new(false),
         }
     }
 
@@ -72,6 +78,11 @@ impl Watchdog {
         self.expired.load(Ordering::Relaxed)
     }
 
+    /// Whether the request was ended because this process ends.
+    pub(super) fn was_cut(&self) -> bool {
+        self.cut.load(Ordering::Relaxed)
+    }
+
     fn after(&self, limit: Duration) -> u64 {
         let due = self.base.elapsed().saturating_add(limit).as_millis();
         u64::try_from(due).unwrap_or(NEVER)
@@ -84,17 +95,35 @@ impl Watchdog {
 }
 
 /// A client's connection whose reads end when its watchdog's deadline passes.
-#[derive(Debug)]
 pub(super) struct Watched {
     inner: Stream,
     watchdog: Arc<Watchdog>,
     timer: Option<Pin<Box<Sleep>>>,
+    /// Resolves when the process has no more time for anybody; `None` once it has.
+    cut: Option<Pin<Box<dyn Future<Output = ()> + Send + Sync>>>,
+}
+
+impl fmt::Debug for Watched {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watched").field("watchdog", &self.watchdog).finish_non_exhaustive()
+    }
 }
 
 impl Watched {
     /// Wraps a connection.
-    pub(super) fn new(inner: Stream) -> Self {
-        Self { inner, watchdog: Arc::new(Watchdog::new()), timer: None }
+    pub(super) fn new(inner: Stream, stage: watch::Receiver<Stage>) -> Self {
+        let cut: Pin<Box<dyn Future<Output = ()> + Send + Sync>> =
+            Box::pin(stage::reached(stage, Step::Cut));
+        Self { inner, watchdog: Arc::new(Watchdog::new()), timer: None, cut: Some(cut) }
+    }
+
+    fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Some(cut) = &mut self.cut {
+            std::task::ready!(cut.as_mut().poll(cx));
+            self.cut = None;
+            self.watchdog.cut.store(true, Ordering::Relaxed);
+        }
+        Poll::Ready(())
     }
 
     /// Moves only when a timer fires, so that a busy stream pays a store for each chunk, not a
@@ -124,7 +153,9 @@ impl AsyncRead for Watched {
         if let Poll::Ready(read) = Pin::new(&mut self.inner).poll_read(cx, buf) {
             return Poll::Ready(read);
         }
-        std::task::ready!(self.poll_deadline(cx));
+        if self.poll_cut(cx).is_pending() {
+            std::task::ready!(self.poll_deadline(cx));
+        }
         self.watchdog.rest();
         self.watchdog.expired.store(true, Ordering::Relaxed);
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))

@@ -69,11 +69,17 @@ impl Reloader {
         Self { parts, started_with, turn: Mutex::new(()) }
     }
 
-    /// Starts to probe every instance.
-    pub fn start_probes(&self) {
-        let generation = self.parts.live.load();
-        for instance in generation.fleet.instances() {
-            self.keep_probing(self.prober(&generation.config, instance));
+    /// Starts to probe every instance; with `first`, returns when each was probed once.
+    pub async fn start_probes(&self, first: bool) {
+        let generation = Arc::clone(&self.parts.live.load());
+        let (config, instances) = (&generation.config, generation.fleet.instances());
+        if first {
+            for (prober, facts) in self.first_look(config, instances.iter()).await {
+                self.parts.scheduler.learn(prober.id(), facts);
+                self.keep_probing(prober);
+            }
+        } else {
+            instances.iter().for_each(|it| self.keep_probing(self.prober(config, it)));
         }
     }
 
@@ -108,13 +114,15 @@ impl Reloader {
     async fn apply(&self) -> Result<Applied, Rejected> {
         let Parts { live, scheduler, logging, .. } = &self.parts;
         let (config, fleet) = self.read().await?;
-        let probers = self.first_look(&config, &fleet).await;
+        let before = Arc::clone(&live.load().fleet);
+        let is_new = |it: &&Arc<Instance>| before.configured(it.id).is_none();
+        let new = fleet.instances().iter().filter(is_new);
+        let probers = self.first_look(&config, new).await;
         let (balance, level) = (config.balance.clone(), config.log.level);
         let need_restart = self.started_with.needing_restart(&config);
         let warnings = config.warnings.clone();
         // requests must find an instance before the scheduler seats anybody there
         let generation = Generation { config: Arc::new(config), fleet: Arc::clone(&fleet) };
-        let before = Arc::clone(&live.load());
         live.put(generation);
         let mut posts = fleet.posts();
         for (prober, facts) in &probers {
@@ -127,7 +135,7 @@ impl Reloader {
         probers.into_iter().for_each(|(prober, _)| self.keep_probing(prober));
         for instance in fleet.instances() {
             let changed = |old: &Arc<Instance>| old.config != instance.config;
-            if before.fleet.configured(instance.id).is_some_and(changed) {
+            if before.configured(instance.id).is_some_and(changed) {
                 instance.suspect();
             }
         }
@@ -148,11 +156,13 @@ impl Reloader {
         reading.await.unwrap_or(Err(Rejected::Stopping))
     }
 
-    /// A prober for each instance that is new, and what its first probe found.
-    async fn first_look(&self, config: &Config, fleet: &Fleet) -> Vec<(Prober, Facts)> {
-        let before = Arc::clone(&self.parts.live.load().fleet);
-        let is_new = |instance: &&Arc<Instance>| before.configured(instance.id).is_none();
-        let looks = fleet.instances().iter().filter(is_new).map(async |instance| {
+    /// A prober for each of these instances, and what its first probe found.
+    async fn first_look<'i>(
+        &self,
+        config: &Config,
+        instances: impl Iterator<Item = &'i Arc<Instance>>,
+    ) -> Vec<(Prober, Facts)> {
+        let looks = instances.map(async |instance| {
             let mut prober = self.prober(config, instance);
             let facts = prober.probe().await;
             (prober, facts)
