@@ -14,7 +14,11 @@ DEMO ?=
 TEST_MINUTES ?= 20
 DENY_VERSION := 0.20.2
 
-.PHONY: help run test lint audit bench setup setup-build setup-test
+DESTDIR ?=
+PREFIX ?= /usr
+BINARY ?= target/release/usher
+
+.PHONY: help run test lint audit bench install setup setup-build setup-test install-build
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +44,25 @@ audit: setup-build target/tools/bin/cargo-deny ## licences, bans and sources of 
 bench: setup-build ## the benchmarks
 	@if [ -d benches ]; then cargo bench --locked; else echo "There are no benchmarks yet."; fi
 
+install: $(if $(filter target/release/usher,$(BINARY)),install-build) ## binary, unit and configuration into DESTDIR; PREFIX is /usr
+	@install -D -m 755 "$(BINARY)" "$(DESTDIR)$(PREFIX)/bin/usher"
+	install -D -m 644 systemd/usher.sysusers "$(DESTDIR)/usr/lib/sysusers.d/usher.conf"
+	install -D -m 644 systemd/usher.tmpfiles "$(DESTDIR)/usr/lib/tmpfiles.d/usher.conf"
+	install -d "$(DESTDIR)/usr/lib/systemd/system"
+	sed 's|/usr/bin/usher|$(PREFIX)/bin/usher|' systemd/usher.service >"$(DESTDIR)/usr/lib/systemd/system/usher.service"
+	chmod 644 "$(DESTDIR)/usr/lib/systemd/system/usher.service"
+	etc="$(DESTDIR)/etc/usher/usher.yaml"
+	if [ -e "$$etc" ]; then
+	  echo "$$etc is kept as it is"
+	else
+	  install -d "$(DESTDIR)/etc/usher"
+	  sed 's|^state_dir: ../state  *#.*|state_dir: /var/lib/usher         # the SQLite file and generated secrets|' conf/usher.yaml >"$$etc"
+	  chmod 640 "$$etc"
+	fi
+
+install-build: setup-build
+	@cargo build --release --locked --bin usher
+
 setup: setup-build setup-test ## install what building and testing need, and nothing else
 
 setup-build: target/.setup-build
@@ -56,6 +79,7 @@ target/.setup-test: Makefile tests/it/sdk/requirements.txt | target/.setup-build
 	@wanted=()
 	compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || command -v initdb >/dev/null || wanted+=(postgresql)
 	command -v redis-server >/dev/null || wanted+=(redis-server)
+	command -v systemd-analyze >/dev/null || wanted+=(systemd)
 	python3 -c 'import ensurepip, venv' 2>/dev/null || wanted+=(python3-venv)
 	bash -euo pipefail -c "$$INSTALL" install "$${wanted[@]}"
 	.venv/bin/python -c 'import pip' 2>/dev/null || python3 -m venv --clear .venv

@@ -11,7 +11,10 @@
 )]
 
 mod commands;
+mod ending;
 mod house;
+mod install;
+mod reload;
 mod sdk;
 mod sim;
 mod store;

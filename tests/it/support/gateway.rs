@@ -155,7 +155,8 @@ impl Home {
         })
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    /// A command of `usher` on this configuration, not yet started.
+    pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_usher"));
         command.args(arguments).arg("-c").arg(&self.config);
         for inherited in ["USHER_CONFIG", "JWT_SECRET", "RUST_LOG"] {
@@ -247,6 +248,18 @@ impl Gateway {
         found.expect("found a moment ago")
     }
 
+    /// How its process ended, if it did.
+    pub fn ended(&mut self) -> Option<std::process::ExitStatus> {
+        self.server.child.try_wait().expect("a child can be waited for")
+    }
+
+    /// Sends it a signal, such as `HUP`.
+    pub fn signal(&self, name: &str) {
+        let pid = self.pid().to_string();
+        let sent = Command::new("kill").args([&format!("-{name}"), &pid]).status();
+        assert!(sent.is_ok_and(|status| status.success()), "SIG{name} reaches {pid}");
+    }
+
     /// Asks it to stop, waits until it has, and returns its whole log.
     pub fn stop(mut self) -> Vec<String> {
         self.server.stop();
@@ -299,18 +312,20 @@ impl Server {
 
     fn stop(&mut self) {
         let pid = self.child.id().to_string();
-        let asked = Command::new("kill").args(["-TERM", &pid]).status();
+        let gone = matches!(self.child.try_wait(), Ok(Some(_)));
+        let asked = || Command::new("kill").args(["-TERM", &pid]).status();
         let until = Instant::now() + PATIENCE;
-        let ended = asked.is_ok_and(|status| status.success())
-            && loop {
-                match self.child.try_wait() {
-                    Ok(Some(_)) => break true,
-                    Ok(None) if Instant::now() < until => {
-                        std::thread::sleep(Duration::from_millis(5));
+        let ended = gone
+            || asked().is_ok_and(|status| status.success())
+                && loop {
+                    match self.child.try_wait() {
+                        Ok(Some(_)) => break true,
+                        Ok(None) if Instant::now() < until => {
+                            std::thread::sleep(Duration::from_millis(5));
+                        }
+                        _ => break false,
                     }
-                    _ => break false,
-                }
-            };
+                };
         if !ended {
             self.child.kill().ok();
             self.child.wait().ok();
