@@ -105,13 +105,12 @@ fn everything_that_a_request_is_judged_by_is_changed_by_a_signal() {
         .config("log: { access: json, level: info }")
         .config("restrict: {}")
         .start();
-    let ask =
-        |path: &str| gateway.post(path, &chat("llama3.2")).key(gateway.key("ann")).send().status;
+    let ask = |path: &str| gateway.post(path, &long).key(gateway.key("ann")).send().status;
     assert_eq!(ask("/api/chat"), 200);
     change(&gateway, "restrict: {}", "restrict: { /api/chat: [admin] }");
     assert_eq!(ask("/api/chat"), 403);
     assert_eq!(ask("/v1/chat/completions"), 200);
-    change(&gateway, "body: 1MiB", "body: 64B");
+    change(&gateway, "body: 1MiB", "body: 1KiB");
     assert_eq!(ask("/v1/chat/completions"), 413);
     change(&gateway, "access: json", "access: off");
     let before = gateway.access_lines().len();
