@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use arc_swap::ArcSwap;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use parking_lot::Mutex;
 use pingora::listeners::TcpSocketOptions;
 use pingora::protocols::TcpKeepalive;
@@ -46,6 +47,7 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
     }
     // reqwest and Pingora share one TLS implementation; a second installation changes nothing
     pingora::tls::install_default_crypto_provider();
+    raise_file_limit(config.limits.connections);
     let sockets = Sockets::bind(&config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(config.threads)
@@ -56,6 +58,20 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
     let ended = runtime.block_on(run(config, sockets));
     runtime.shutdown_timeout(LAST_WORDS);
     ended
+}
+
+/// A connection takes one file, and up to one more to an instance. Shells and old service managers
+/// start programs with 1024, and running out makes accepting stop for a second at a time.
+fn raise_file_limit(connections: usize) {
+    let wanted = connections as u64 * 2 + 256;
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
+    let raised = wanted.min(hard).max(soft);
+    if setrlimit(Resource::RLIMIT_NOFILE, raised, hard).is_err() || raised < wanted {
+        log::warn!(
+            "limits.connections: {connections} connections can need {wanted} open files, and the \
+             system allows {raised}: raise the limit (ulimit -n, LimitNOFILE) or lower the setting"
+        );
+    }
 }
 
 async fn run(config: Config, sockets: Sockets) -> anyhow::Result<()> {
@@ -133,24 +149,27 @@ async fn assemble(
         draining: Arc::clone(draining),
     });
     let gauges = gateway.gauges();
-    Ok((Assembled { front: Front::new(http_proxy(&conf, gateway), config) }, gauges))
+    let idle = config.load().timeouts.idle;
+    Ok((Assembled { front: Front::new(http_proxy(&conf, gateway), config), idle }, gauges))
 }
 
 struct Assembled {
     front: Front,
+    idle: Duration,
 }
 
 impl Assembled {
     fn service(self, addresses: Vec<String>) -> Service<Front> {
         let mut service = Service::new("usher".to_owned(), self.front);
         for address in addresses {
-            // a client that vanished without a word is noticed within a minute
+            // a client that vanished without a word is noticed within a minute, one that stops
+            // reading gets the time that it may idle
             let mut options = TcpSocketOptions::default();
             options.tcp_keepalive = Some(TcpKeepalive {
                 idle: Duration::from_secs(30),
                 interval: Duration::from_secs(10),
                 count: 3,
-                user_timeout: Duration::from_secs(60),
+                user_timeout: self.idle,
             });
             service.add_tcp_with_settings(&address, options);
         }

@@ -26,6 +26,9 @@ use crate::telemetry::security_log::SecurityEvent;
 /// streams do not wait for it.
 const LARGE: usize = 256 * 1024;
 
+/// A model's id, where it is no Ollama name, in bytes: it stands in answers and logs.
+const LONGEST_ID: usize = 256;
+
 /// Why a request goes no further.
 pub(super) enum Stop {
     /// It is refused.
@@ -95,6 +98,8 @@ pub(super) async fn admit(
         }
         Action::Manage(_) => {
             choose_managed(gateway, session, ctx)?;
+            // the instance is not asked, so it is for us to say
+            body::send_continue(session).await.map_err(Stop::Gone)?;
             Ok(Admitted::Proxied)
         }
         local => {
@@ -143,8 +148,13 @@ fn log_failure(ctx: &Ctx, error: &AuthError) {
         AuthError::InvalidKey { public_id, .. } => public_id.as_deref(),
         _ => None,
     };
+    let event = match error {
+        // nobody's fault but ours: nothing that an address should be banned for
+        AuthError::Unavailable(_) => "auth_unavailable",
+        _ => "auth_failure",
+    };
     SecurityEvent {
-        event: "auth_failure",
+        event,
         address: ctx.client.ip(),
         request_id: &ctx.request_id,
         route: ctx.route_path(),
@@ -258,7 +268,12 @@ fn name_model(
         Ok(name) if gateway.fleet.is_remote(name.key()) => name.marked_cloud(),
         Ok(name) => name,
         // other OpenAI-compatible servers name models as they like
-        Err(bad) if bad != BadName::Empty && surface(ctx) == Surface::V1 => {
+        Err(bad)
+            if bad != BadName::Empty
+                && surface(ctx) == Surface::V1
+                && wanted.model.len() <= LONGEST_ID
+                && !wanted.model.contains(char::is_control) =>
+        {
             ModelName::opaque(&wanted.model)
         }
         Err(bad) => return Err(Refusal::bad_request(format!("field 'model': {bad}"))),
@@ -311,9 +326,10 @@ pub(super) async fn wait_for_seat(
     let body_done = session.is_body_done();
     let patience = ctx.max_wait.saturating_sub(ctx.timings.queue.unwrap_or_default());
     let outcome = tokio::select! {
+        // whoever has left must not be served, so that is looked at first
         biased;
-        seat = ticket.seat() => Ok(seat),
         gone = client_gone(&mut session.downstream_session), if body_done => Err(Stop::Gone(gone)),
+        seat = ticket.seat() => Ok(seat),
         () = tokio::time::sleep(patience) => {
             let retry_after = gateway.scheduler.retry_after();
             let detail = "No seat became free in time";

@@ -156,7 +156,7 @@ fn head_with_one_byte(session: &Session) -> BytesMut {
 
 /// Answers `Expect: 100-continue`. Pingora takes the interim answer for an early one and would
 /// turn keep-alive off.
-async fn send_continue(session: &mut Session) -> Result<()> {
+pub(super) async fn send_continue(session: &mut Session) -> Result<()> {
     if session.get_header("expect").is_some() {
         let keepalive = session.get_keepalive();
         session.write_continue_response().await?;

@@ -101,6 +101,10 @@ pub struct Attempts {
     pub(super) resends: u32,
     /// Whether the next attempt goes to another instance.
     pub(super) again: bool,
+    /// Instances that have failed it.
+    pub(super) failed: Vec<usize>,
+    /// What the client hears if there is no other instance; else that none can be reached.
+    pub(super) last_word: Option<Refusal>,
     /// When bytes may first have reached the instance, in this attempt.
     pub(super) sent_at: Option<Instant>,
 }

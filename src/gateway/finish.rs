@@ -9,6 +9,7 @@ use pingora::proxy::Session;
 
 use super::Gateway;
 use super::ctx::Ctx;
+use crate::route::Action;
 use crate::telemetry::access_log::{AccessLine, ms};
 
 /// Counts the requests that are being worked on.
@@ -43,6 +44,7 @@ pub(super) fn finish(gateway: &Gateway, session: &Session, error: Option<&Error>
     if let Some(watchdog) = &ctx.watchdog {
         watchdog.rest();
     }
+    note_change(gateway, session, ctx);
     ctx.target = None;
     ctx.reservation = None;
     ctx.body = None;
@@ -51,6 +53,18 @@ pub(super) fn finish(gateway: &Gateway, session: &Session, error: Option<&Error>
         .filter(|response| !response.status.is_informational())
         .map_or(0, |response| response.status.as_u16());
     write_line(gateway, session, error, ctx, status);
+}
+
+/// A model that was pulled, copied or deleted is looked for at once, not at the next probe.
+fn note_change(gateway: &Gateway, session: &Session, ctx: &Ctx) {
+    let managed = matches!(ctx.route.map(|route| route.action), Some(Action::Manage(_)));
+    let changed = session.response_written().is_some_and(|head| head.status.is_success());
+    if managed
+        && changed
+        && let Some(instance) = ctx.upstream.and_then(|index| gateway.fleet.get(index))
+    {
+        instance.suspect();
+    }
 }
 
 fn write_line(gateway: &Gateway, session: &Session, error: Option<&Error>, ctx: &Ctx, status: u16) {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant as Clock};
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
-use bytes::BytesMut;
+use bytes::{BufMut, BytesMut};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use pingora::apps::{HttpPersistentSettings, HttpServerApp, ServerApp};
@@ -35,6 +35,9 @@ use crate::telemetry::access_log::{AccessLine, ms};
 
 /// How long a connection may idle between two requests.
 pub const KEEPALIVE: Duration = Duration::from_secs(75);
+/// What is read of a head and of the body behind it before Pingora takes over: less than its
+/// buffer, because [`super::body`] relies on the body's tail being read later.
+const MOST_READ: usize = 64 * 1024 - 1;
 const END_OF_HEAD: &[u8] = b"\r\n\r\n";
 
 /// The application that Pingora runs for each connection.
@@ -95,7 +98,7 @@ impl Front {
         let mut bytes = BytesMut::with_capacity(2048);
         let first = tokio::select! {
             biased;
-            read = timeout(idle, stream.read_buf(&mut bytes)) => read,
+            read = timeout(idle, read_some(stream, &mut bytes)) => read,
             _ = shutdown.wait_for(|stopping| *stopping) => return Err(Unfit::Closed),
         };
         if !matches!(first, Ok(Ok(1..))) {
@@ -111,7 +114,7 @@ impl Front {
             if bytes.len() > config.limits.headers {
                 return Err(Unfit::Refused(bytes, head_too_large()));
             }
-            match timeout_at(deadline, stream.read_buf(&mut bytes)).await {
+            match timeout_at(deadline, read_some(stream, &mut bytes)).await {
                 Ok(Ok(1..)) => {}
                 Ok(_) => return Err(Unfit::Closed),
                 Err(_) => {
@@ -168,14 +171,13 @@ impl ServerApp for Front {
         }
         let digest = stream.get_socket_digest();
         let peer = digest.as_ref().and_then(|digest| digest.peer_addr()?.as_inet().copied());
-        let client = ClientAddr::of(peer?).ip();
+        let client = ClientAddr::of(peer?);
         let limits = self.config.load().limits.clone();
-        match self.connections.enter(client, &limits) {
+        let admitted = self.connections.enter(client.bucket(), &limits);
+        let client = client.ip();
+        match admitted {
             Ok(_guard) => self.serve(stream, client, shutdown).await,
-            Err(refusal) => {
-                let arrival = Arrival { client, begun: Clock::now() };
-                self.refuse(&mut stream, arrival, b"", &refusal).await;
-            }
+            Err(refusal) => turn_away(&mut stream, &refusal).await,
         }
         None
     }
@@ -200,6 +202,11 @@ enum Unfit {
     Refused(BytesMut, Refusal),
 }
 
+async fn read_some(stream: &mut Stream, bytes: &mut BytesMut) -> std::io::Result<usize> {
+    let room = MOST_READ.saturating_sub(bytes.len());
+    stream.read_buf(&mut bytes.limit(room)).await
+}
+
 fn judge(bytes: BytesMut, end: usize, limits: &Limits) -> Result<BytesMut, Unfit> {
     if end > limits.headers {
         return Err(Unfit::Refused(bytes, head_too_large()));
@@ -221,19 +228,18 @@ fn skip_empty_lines(bytes: &mut BytesMut) {
     }
 }
 
+/// Answers a connection that is one too many, and lets go of it at once: whoever floods must not
+/// hold more of them by being refused. No line is written for it, because no request was read.
+async fn turn_away(stream: &mut Stream, refusal: &Refusal) {
+    let body = refusal.body(route::Dialect::Plain);
+    if let Ok(head) = refusal.head(&ctx::request_id(None), body.len()) {
+        let _ = timeout(Duration::from_millis(100), stream.write_all(&raw(&head, &body))).await;
+    }
+}
+
 /// Writes an answer, then swallows for a while what the client still sends: see [`LINGER`].
 async fn write_raw(stream: &mut Stream, head: &pingora::http::ResponseHeader, body: &[u8]) -> bool {
-    let mut out = BytesMut::with_capacity(512);
-    let reason = head.status.canonical_reason().unwrap_or_default();
-    out.extend_from_slice(format!("HTTP/1.1 {} {reason}\r\n", head.status.as_u16()).as_bytes());
-    for (name, value) in &head.headers {
-        out.extend_from_slice(name.as_str().as_bytes());
-        out.extend_from_slice(b": ");
-        out.extend_from_slice(value.as_bytes());
-        out.extend_from_slice(b"\r\n");
-    }
-    out.extend_from_slice(b"connection: close\r\n\r\n");
-    out.extend_from_slice(body);
+    let out = raw(head, body);
     let writing = async {
         stream.write_all(&out).await?;
         stream.flush().await?;
@@ -248,6 +254,21 @@ async fn write_raw(stream: &mut Stream, head: &pingora::http::ResponseHeader, bo
     })
     .await;
     written
+}
+
+fn raw(head: &pingora::http::ResponseHeader, body: &[u8]) -> BytesMut {
+    let mut out = BytesMut::with_capacity(512);
+    let reason = head.status.canonical_reason().unwrap_or_default();
+    out.extend_from_slice(format!("HTTP/1.1 {} {reason}\r\n", head.status.as_u16()).as_bytes());
+    for (name, value) in &head.headers {
+        out.extend_from_slice(name.as_str().as_bytes());
+        out.extend_from_slice(b": ");
+        out.extend_from_slice(value.as_bytes());
+        out.extend_from_slice(b"\r\n");
+    }
+    out.extend_from_slice(b"connection: close\r\n\r\n");
+    out.extend_from_slice(body);
+    out
 }
 
 /// The open connections, in all and of each address.

@@ -6,14 +6,15 @@ use bytes::Bytes;
 use pingora::http::ResponseHeader;
 use pingora::proxy::{FailToProxy, Session};
 use pingora::upstreams::peer::HttpPeer;
-use pingora::{Error, ErrorSource, ErrorType, Result};
+use pingora::{Error, ErrorSource, ErrorType, Result, RetryType};
 
 use super::Gateway;
 use super::admit::{self, Stop};
 use super::ctx::{Ctx, Target};
 use super::refusal::{self, Refusal};
+use super::watchdog::Deadline;
 use crate::route::{Action, StreamFormat};
-use crate::scheduler::{Outcome, Refused, Surface};
+use crate::scheduler::{Outcome, Refused, Surface, Wish};
 use crate::upstream::Instance;
 use crate::usage::{Format, Meter};
 
@@ -45,20 +46,18 @@ pub(super) async fn choose(
     session: &mut Session,
     ctx: &mut Ctx,
 ) -> Result<Box<HttpPeer>> {
-    if ctx.attempts.again {
-        ctx.attempts.again = false;
-        if let Err(stop) = move_on(gateway, session, ctx).await {
-            return Err(match stop {
-                Stop::Gone(error) => error,
-                Stop::Refused(refusal) => {
-                    ctx.refusal = Some(refusal);
-                    Error::new(REFUSED)
-                }
-            });
-        }
-    }
     if let Some(watchdog) = &ctx.watchdog {
         watchdog.rest();
+    }
+    let again = std::mem::take(&mut ctx.attempts.again);
+    if again && let Err(stop) = move_on(gateway, session, ctx).await {
+        return Err(match stop {
+            Stop::Gone(error) => error,
+            Stop::Refused(refusal) => {
+                ctx.refusal = Some(refusal);
+                Error::new(REFUSED)
+            }
+        });
     }
     let peer = ctx.upstream.and_then(|index| gateway.peers.get(index)).ok_or_else(no_target)?;
     Ok(Box::new(peer.clone()))
@@ -71,29 +70,39 @@ pub(super) fn no_target() -> Box<Error> {
 
 /// Leaves the instance that failed for another one. If there is none, the failure stands.
 async fn move_on(gateway: &Gateway, session: &mut Session, ctx: &mut Ctx) -> Result<(), Stop> {
-    let failed = |ctx: &Ctx| Refusal::bad_gateway(gateway.instance_name(ctx), "cannot be reached");
-    match ctx.target.take() {
+    ctx.attempts.failed.extend(ctx.instance());
+    let failed = &ctx.attempts.failed;
+    let found = match ctx.target.take() {
         Some(Target::Seat(seat)) => {
-            let Some(wish) = &mut ctx.wish else { return Err(failed(ctx).into()) };
-            wish.excluded.push(seat.instance());
-            let ticket = match seat.elsewhere(wish.clone()) {
-                Ok(ticket) => ticket,
-                Err(Refused::Nowhere(_)) => return Err(failed(ctx).into()),
-                Err(refused) => return Err(admit::no_place(gateway, ctx, refused).into()),
-            };
-            let seat = admit::wait_for_seat(gateway, session, ctx, ticket).await?;
-            ctx.take(Target::Seat(seat));
+            let Some(wish) = ctx.wish.clone() else { return Err(nowhere_else(gateway, ctx)) };
+            let elsewhere = seat.elsewhere(Wish { excluded: failed.clone(), ..wish });
+            let waiting =
+                elsewhere.map(|ticket| admit::wait_for_seat(gateway, session, ctx, ticket));
+            match waiting {
+                Ok(waiting) => Ok(Target::Seat(waiting.await?)),
+                Err(refused) => Err(refused),
+            }
+        }
+        _ => {
+            let model = ctx.model.as_ref().map(|model| model.key());
+            let found = gateway.scheduler.find(model, Surface::Ollama, failed);
+            found.map(Target::Instance).map_err(Refused::from)
+        }
+    };
+    match found {
+        Ok(target) => {
+            ctx.take(target);
             Ok(())
         }
-        Some(Target::Instance(index)) => {
-            let model = ctx.model.as_ref().map(|model| model.key().clone());
-            let found = gateway.scheduler.find(model.as_ref(), Surface::Ollama, &[index]);
-            let Ok(other) = found else { return Err(failed(ctx).into()) };
-            ctx.take(Target::Instance(other));
-            Ok(())
-        }
-        None => Err(Refusal::internal("no target to move on from".to_owned()).into()),
+        Err(Refused::Nowhere(_)) => Err(nowhere_else(gateway, ctx)),
+        Err(full) => Err(admit::no_place(gateway, ctx, full).into()),
     }
+}
+
+fn nowhere_else(gateway: &Gateway, ctx: &mut Ctx) -> Stop {
+    let last_word = ctx.attempts.last_word.take();
+    let unreachable = || Refusal::bad_gateway(gateway.instance_name(ctx), "cannot be reached");
+    last_word.unwrap_or_else(unreachable).into()
 }
 
 /// Nothing was sent: another instance may have it.
@@ -126,7 +135,7 @@ pub(super) fn answered(
     ctx: &mut Ctx,
 ) -> Result<()> {
     let status = response.status.as_u16();
-    if response.status.is_informational() {
+    if response.status.is_informational() && status != 101 {
         return Ok(());
     }
     if status == 503 && gateway.instance(ctx).is_some_and(Instance::is_ollama) {
@@ -166,19 +175,23 @@ fn unusable(status: u16, ctx: &Ctx) -> Option<&'static str> {
 /// Ollama's own queue is full: once more elsewhere, while nothing was promised to the client.
 fn busy(gateway: &Gateway, session: &Session, ctx: &mut Ctx) -> Box<Error> {
     blame(gateway, ctx);
-    let again = ctx.attempts.resends < MOST_RESENDS
-        && session.response_written().is_none()
-        && !is_managed(ctx);
+    let again = ctx.attempts.resends < MOST_RESENDS && !has_begun(session) && !is_managed(ctx);
     ctx.attempts.resends += 1;
     ctx.attempts.again = again;
-    if !again {
-        let detail = format!("Upstream '{}' is overloaded", gateway.instance_name(ctx));
-        let retry_after = gateway.scheduler.retry_after();
-        ctx.refusal = Some(Refusal::unavailable("upstream_busy", detail, retry_after));
+    let detail = format!("Upstream '{}' is overloaded", gateway.instance_name(ctx));
+    let refusal = Refusal::unavailable("upstream_busy", detail, gateway.scheduler.retry_after());
+    match again {
+        true => ctx.attempts.last_word = Some(refusal),
+        false => ctx.refusal = Some(refusal),
     }
     let mut error = Error::new(REFUSED).into_up();
     error.set_retry(again);
     error
+}
+
+/// Whether the client has seen something of the answer; `100 Continue` is none.
+fn has_begun(session: &Session) -> bool {
+    session.response_written().is_some_and(|head| !head.status.is_informational())
 }
 
 fn begin_meter(response: &ResponseHeader, ctx: &mut Ctx) {
@@ -237,28 +250,31 @@ pub(super) fn broken(
     if *error.etype() == REFUSED {
         return error;
     }
-    let from_client = *error.esource() == ErrorSource::Downstream;
-    let expired = ctx.watchdog.as_ref().is_some_and(|watchdog| watchdog.expired());
-    let begun = session.response_written().is_some_and(|r| !r.status.is_informational());
-    let young = ctx.attempts.sent_at.is_some_and(|at| at.elapsed() < STALE);
-    let again = reused
-        && young
-        && !from_client
-        && !begun
+    let again = was_stale(&error, ctx, reused)
+        && !has_begun(session)
         && ctx.attempts.resends < MOST_RESENDS
-        && !is_managed(ctx)
-        && *error.etype() != ErrorType::ReadTimedout;
+        && !is_managed(ctx);
     // never leave the decision open: Pingora panics on an undecided one
     error.set_retry(again);
     if again {
+        // the same instance, another connection: it was the connection that was stale
         ctx.attempts.resends += 1;
-        // the same instance, a fresh connection: it was the connection that was stale
         return error;
     }
-    if !from_client || expired {
+    let late = ctx.watchdog.as_ref().and_then(|watchdog| watchdog.expired());
+    if *error.esource() != ErrorSource::Downstream || late == Some(Deadline::Phase) {
         blame(gateway, ctx);
     }
     error
+}
+
+/// Whether a pooled connection had been closed before it was used: writing failed, or it ended
+/// before an answer, and did so at once.
+fn was_stale(error: &Error, ctx: &Ctx, reused: bool) -> bool {
+    let at_once = ctx.attempts.sent_at.is_some_and(|at| at.elapsed() < STALE);
+    let ended = matches!(error.retry, RetryType::ReusedOnly)
+        || (*error.etype() == ErrorType::WriteError && *error.esource() == ErrorSource::Upstream);
+    reused && at_once && ended
 }
 
 /// The last word on a request that failed.
@@ -268,15 +284,18 @@ pub(super) async fn give_up(
     error: &Error,
     ctx: &mut Ctx,
 ) -> FailToProxy {
-    let expired = ctx.watchdog.as_ref().is_some_and(|watchdog| watchdog.expired());
+    // what the instance held is free, however long the client takes to read why
+    ctx.target = None;
+    // Pingora closes the connection behind this answer: the client should know
+    session.set_keepalive(None);
+    let expired = ctx.watchdog.as_ref().is_some_and(|watchdog| watchdog.expired().is_some());
     let from_client = *error.esource() == ErrorSource::Downstream;
     if from_client && !expired && ctx.refusal.is_none() {
         return FailToProxy { error_code: 0, can_reuse_downstream: false };
     }
     let refusal = ctx.refusal.take().unwrap_or_else(|| explain(gateway, error, ctx, expired));
-    let begun = session.response_written().is_some_and(|r| !r.status.is_informational());
     // a client that is already gone cannot be told, and that is no further error
-    let _ = match begun {
+    let _ = match has_begun(session) {
         true => end_visibly(session, &refusal, ctx).await,
         false => refusal::write(session, &refusal, ctx.dialect, &ctx.request_id).await,
     };

@@ -9,7 +9,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -29,7 +29,16 @@ pub(super) struct Watchdog {
     /// Milliseconds after `base`; `NEVER` when no deadline is set.
     phase: AtomicU64,
     total: AtomicU64,
-    expired: AtomicBool,
+    expired: AtomicU8,
+}
+
+/// Which of the two deadlines passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Deadline {
+    /// That of a step: the instance is too slow.
+    Phase,
+    /// That of the whole request: nobody's fault.
+    Total,
 }
 
 const NEVER: u64 = u64::MAX;
@@ -40,7 +49,7 @@ impl Watchdog {
             base: Instant::now(),
             phase: AtomicU64::new(NEVER),
             total: AtomicU64::new(NEVER),
-            expired: AtomicBool::new(false),
+            expired: AtomicU8::new(0),
         }
     }
 
@@ -67,9 +76,19 @@ impl Watchdog {
         self.total.store(NEVER, Ordering::Relaxed);
     }
 
-    /// Whether a deadline has passed and ended the request.
-    pub(super) fn expired(&self) -> bool {
-        self.expired.load(Ordering::Relaxed)
+    /// The deadline that has passed and ended the request.
+    pub(super) fn expired(&self) -> Option<Deadline> {
+        match self.expired.load(Ordering::Relaxed) {
+            0 => None,
+            1 => Some(Deadline::Phase),
+            _ => Some(Deadline::Total),
+        }
+    }
+
+    fn expire(&self) {
+        let total = self.total.load(Ordering::Relaxed) < self.phase.load(Ordering::Relaxed);
+        self.expired.store(if total { 2 } else { 1 }, Ordering::Relaxed);
+        self.rest();
     }
 
     fn after(&self, limit: Duration) -> u64 {
@@ -125,8 +144,7 @@ impl AsyncRead for Watched {
             return Poll::Ready(read);
         }
         std::task::ready!(self.poll_deadline(cx));
-        self.watchdog.rest();
-        self.watchdog.expired.store(true, Ordering::Relaxed);
+        self.watchdog.expire();
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
