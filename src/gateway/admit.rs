@@ -189,15 +189,15 @@ fn authorise(ctx: &Ctx, route: &'static route::Route) -> Result<RoutePermit, Ref
 
 /// A body that we cannot read is a body that we cannot judge, and Ollama unpacks zstd on `/v1`.
 fn refuse_encoded(session: &Session) -> Result<(), Refusal> {
-    match session.get_header("content-encoding") {
-        None => Ok(()),
-        Some(value) if value.as_bytes().eq_ignore_ascii_case(b"identity") => Ok(()),
-        Some(_) => Err(Refusal::new(
-            415,
-            "content_encoding",
-            "Content-Encoding is not supported on requests: send the body as it is",
-        )),
+    let mut codings = session.req_header().headers.get_all("content-encoding").into_iter();
+    if codings.all(|coding| coding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+        return Ok(());
     }
+    Err(Refusal::new(
+        415,
+        "content_encoding",
+        "Content-Encoding is not supported on requests: send the body as it is",
+    ))
 }
 
 async fn read_payload(
