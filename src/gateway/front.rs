@@ -25,7 +25,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::Gateway;
 use super::ctx;
-use super::lint;
+use super::lint::{self, BadHead};
 use super::refusal::{LINGER, Refusal};
 use super::watchdog::Watched;
 use crate::client::ClientAddr;
@@ -130,6 +130,7 @@ impl Front {
         let id = ctx::request_id(None);
         let body = refusal.body(route::dialect_of(line.path));
         let written = match refusal.head(&id, body.len()) {
+            Ok(head) if line.method == "HEAD" => write_raw(stream, &head, b"").await,
             Ok(head) => write_raw(stream, &head, &body).await,
             Err(_) => return,
         };
@@ -213,6 +214,9 @@ fn judge(bytes: BytesMut, end: usize, limits: &Limits) -> Result<BytesMut, Unfit
     }
     match lint::check(bytes.get(..end).unwrap_or_default()) {
         Ok(_) => Ok(bytes),
+        Err(bad @ BadHead::TooMany) => {
+            Err(Unfit::Refused(bytes, Refusal::new(431, "head_too_large", bad.to_string())))
+        }
         Err(bad) => Err(Unfit::Refused(bytes, Refusal::bad_request(bad.to_string()))),
     }
 }
