@@ -70,6 +70,11 @@ impl Refusal {
         Self::new(408, "body_timeout", "Request body was not received in time")
     }
 
+    /// The chunks of the body are none.
+    pub(super) fn malformed_chunks(error: &pingora::Error) -> Self {
+        Self::bad_request("Malformed chunked body").because(error.to_string())
+    }
+
     /// No instance has the model.
     pub(super) fn model_not_found(model: &str) -> Self {
         let mut no = Self::new(404, "model_not_found", format!("model '{model}' not found"));

@@ -10,6 +10,7 @@ use pingora::{Error, ErrorSource, ErrorType, Result, RetryType};
 
 use super::Gateway;
 use super::admit::{self, Stop};
+use super::body;
 use super::ctx::{Ctx, Target};
 use super::refusal::{self, Refusal};
 use super::watchdog::Deadline;
@@ -290,6 +291,10 @@ pub(super) async fn give_up(
     session.set_keepalive(None);
     let expired = ctx.watchdog.as_ref().is_some_and(|watchdog| watchdog.expired().is_some());
     let from_client = *error.esource() == ErrorSource::Downstream;
+    if body::is_malformed(error) {
+        // an upload that passes through is read only here
+        ctx.refusal.get_or_insert_with(|| Refusal::malformed_chunks(error));
+    }
     if from_client && !expired && ctx.refusal.is_none() {
         return FailToProxy { error_code: 0, can_reuse_downstream: false };
     }
