@@ -192,6 +192,11 @@ impl Wire {
         exchange.into_answer()
     }
 
+    /// The next line of an answer, without its end, for those who want to see it as it came.
+    pub fn next_line(&mut self) -> String {
+        self.line().unwrap_or_else(|error| panic!("no line: {error}"))
+    }
+
     /// Whether the other side closes, within `limit`, without another byte.
     pub fn closes_within(&mut self, limit: Duration) -> bool {
         let before = self.received.len();
