@@ -136,6 +136,7 @@ pub(super) fn answered(
     ctx: &mut Ctx,
 ) -> Result<()> {
     let status = response.status.as_u16();
+    // 101 is no interim answer: behind it nothing would be HTTP any more
     if response.status.is_informational() && status != 101 {
         return Ok(());
     }
