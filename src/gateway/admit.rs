@@ -98,8 +98,8 @@ pub(super) async fn admit(
         }
         Action::Manage(_) => {
             choose_managed(gateway, session, ctx)?;
-            // the instance is not asked, so it is for us to say
-            body::send_continue(session).await.map_err(Stop::Gone)?;
+            // the instance never hears of the expectation, so nobody else would answer it
+            body::send_continue(session).await.map_err(Unread::from)?;
             Ok(Admitted::Proxied)
         }
         local => {

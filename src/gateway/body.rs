@@ -170,10 +170,11 @@ fn head_with_one_byte(session: &Session) -> BytesMut {
     head
 }
 
-/// Answers `Expect: 100-continue`. Pingora takes the interim answer for an early one and would
-/// turn keep-alive off.
+/// Answers `Expect: 100-continue`, which HTTP/1.0 does not know (RFC 9110, 10.1.1). Pingora takes
+/// the interim answer for an early one and would turn keep-alive off.
 pub(super) async fn send_continue(session: &mut Session) -> Result<()> {
-    if session.get_header("expect").is_some() {
+    let old = session.req_header().version == http::Version::HTTP_10;
+    if !old && session.get_header("expect").is_some() {
         let keepalive = session.get_keepalive();
         session.write_continue_response().await?;
         session.set_keepalive(keepalive);
