@@ -1,5 +1,6 @@
 //! The wire as the hostile and the clumsy use it: heads, paths, framing, headers, deadlines.
 
+mod answers;
 mod deadlines;
 mod framing;
 mod headers;

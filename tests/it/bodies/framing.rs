@@ -128,6 +128,55 @@ fn a_client_that_expects_100_gets_it_and_keeps_its_connection() {
 }
 
 #[test]
+fn an_upload_that_expects_100_gets_it_too() {
+    let (sim, gateway) = pair();
+    let body = prompt(100_000, Model::Last);
+    let path = format!("/api/blobs/sha256:{}", sha256(&body));
+    let request = gateway.request("POST", &path).key(gateway.key("admin"));
+    let bytes = request.header("Expect", "100-continue").body(&*body).bytes();
+    let mut wire = gateway.connect();
+    wire.send(&bytes[..bytes.len() - body.len()]);
+    assert_eq!(wire.next_line(), "HTTP/1.1 100 Continue");
+    assert_eq!(wire.next_line(), "");
+    wire.send(&body);
+    assert_eq!(wire.answer("POST").status, 201);
+    assert_arrived(&sim, &[&body], "an upload after 100");
+}
+
+#[test]
+fn http_1_0_knows_no_100() {
+    let (sim, gateway) = pair();
+    let body = prompt(200, Model::Last);
+    let lines = "Content-Length: 200\r\nExpect: 100-continue\r\n";
+    let mut wire = gateway.connect();
+    wire.send(head(&gateway, "HTTP/1.0", lines)).send(&body);
+    let answer = wire.answer("POST");
+    assert_eq!(answer.interim, [] as [u16; 0]);
+    assert_served(&sim, &answer, &body, "HTTP/1.0 with Expect");
+}
+
+#[test]
+fn a_body_that_no_route_reads_is_no_request_either() {
+    let (_sim, gateway) = pair();
+    let body = "GET /api/nonsense HTTP/1.1\r\nHost: usher\r\n\r\n";
+    let mut wire = gateway.connect();
+    for path in ["/health", "/api/version", "/api/tags", "/v1/models"] {
+        for chunked in [false, true] {
+            let request = gateway.request("GET", path).key(gateway.key("admin")).body(body);
+            let bytes = if chunked { request.chunked().bytes() } else { request.bytes() };
+            wire.send(&bytes);
+            let answer = wire.answer("GET");
+            assert_eq!(answer.status, 200, "{path} chunked {chunked}");
+            if answer.header("connection") == Some("close") {
+                assert_eq!(wire.drain(std::time::Duration::from_secs(5)), b"", "{path}");
+                wire = gateway.connect();
+            }
+        }
+    }
+    assert!(gateway.access_lines().iter().all(|line| line["status"] == 200), "a body was served");
+}
+
+#[test]
 fn a_client_that_expects_100_and_is_refused_sends_nothing() {
     let (sim, gateway) = pair();
     let mut wire = gateway.connect();
