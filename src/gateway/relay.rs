@@ -323,7 +323,15 @@ fn explain(gateway: &Gateway, error: &Error, ctx: &Ctx, expired: bool) -> Refusa
         }
         _ => Refusal::internal(String::new()),
     };
-    refusal.because(error.to_string())
+    refusal.because(cause(error))
+}
+
+/// Pingora quotes a head that it could not parse, and that may be a piece of somebody's answer.
+fn cause(error: &Error) -> String {
+    match error.etype() {
+        ErrorType::InvalidHTTPHeader => "malformed response head".to_owned(),
+        _ => error.to_string(),
+    }
 }
 
 /// An error line in the stream's own dialect; then the connection is cut without the end that a
