@@ -11,10 +11,13 @@
 )]
 
 mod bodies;
+mod balance;
 mod commands;
+mod failures;
 mod house;
 mod sdk;
 mod sim;
 mod store;
+mod streams;
 mod support;
 mod wire;

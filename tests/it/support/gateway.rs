@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStderr, Command, Output, Stdio};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Output, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -252,6 +252,23 @@ impl Gateway {
         self.server.stop();
         self.log()
     }
+
+    /// Sends it a signal, such as `TERM`.
+    pub fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args(["-s", name, &self.pid().to_string()]).status();
+        assert!(sent.is_ok_and(|status| status.success()), "signal {name} was not sent");
+    }
+
+    /// Waits until it ends by itself; returns how it ended, and its whole log.
+    pub fn wait(mut self) -> (ExitStatus, Vec<String>) {
+        let mut ended = None;
+        eventually("the server ends", || {
+            ended = self.server.child.try_wait().expect("a child can be waited for");
+            ended.is_some()
+        });
+        self.server.bury();
+        (ended.expect("it ended a moment ago"), self.log())
+    }
 }
 
 /// The child process.
@@ -315,16 +332,23 @@ impl Server {
             self.child.kill().ok();
             self.child.wait().ok();
         }
-        self.lifeline.kill().ok();
-        self.lifeline.wait().ok();
-        if let Some(reader) = self.reader.take() {
-            reader.join().ok();
-        }
+        self.bury();
         let log = self.log.lock();
         if !std::thread::panicking() {
             assert!(ended, "the server did not stop in time:\n{}", log.join("\n"));
             let panic = log.iter().find(|line| line.contains("panicked at"));
             assert!(panic.is_none(), "the server panicked:\n{}", log.join("\n"));
+        }
+    }
+}
+
+impl Server {
+    /// What is left to do for a server that has ended.
+    fn bury(&mut self) {
+        self.lifeline.kill().ok();
+        self.lifeline.wait().ok();
+        if let Some(reader) = self.reader.take() {
+            reader.join().ok();
         }
     }
 }

@@ -1,0 +1,1 @@
+//! Seats, the queue, and the choice of an instance.

@@ -1,0 +1,1 @@
+//! Streams: what passes, how soon, what is counted, and how they end.
