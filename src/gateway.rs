@@ -8,6 +8,7 @@ pub mod front;
 mod headers;
 mod lint;
 mod local;
+mod outgoing;
 mod refusal;
 mod relay;
 mod watchdog;
@@ -244,12 +245,12 @@ impl ProxyHttp for Gateway {
 
     fn response_body_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         body: &mut Option<Bytes>,
         end_of_stream: bool,
         ctx: &mut Ctx,
     ) -> Result<Option<Duration>> {
-        relay::passing(body, end_of_stream, ctx);
+        relay::passing(self, session, body, end_of_stream, ctx)?;
         Ok(None)
     }
 

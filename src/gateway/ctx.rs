@@ -11,6 +11,7 @@ use pingora::proxy::Session;
 
 use super::body::Reservation;
 use super::finish::InFlight;
+use super::outgoing::Outgoing;
 use super::refusal::Refusal;
 use super::watchdog::Watchdog;
 use crate::auth::Principal;
@@ -70,6 +71,8 @@ pub struct Ctx {
     pub(super) meter: Option<Meter>,
     /// Whether the answer is a stream of server-sent events.
     pub(super) sse: bool,
+    /// What is on its way to the client.
+    pub(super) outgoing: Outgoing,
     /// Attempts so far, and why they failed.
     pub(super) attempts: Attempts,
     /// How long things took.
@@ -147,6 +150,7 @@ impl Ctx {
             strip_usage: false,
             meter: None,
             sse: false,
+            outgoing: Outgoing::default(),
             attempts: Attempts::default(),
             timings: Timings::default(),
             watchdog: None,

@@ -105,6 +105,11 @@ impl Refusal {
         Self::new(502, "upstream_failed", format!("Upstream '{instance}' {what}"))
     }
 
+    /// The instance ended a stream without its last message.
+    pub(super) fn broken(instance: &str) -> Self {
+        Self::new(502, "broken", format!("Upstream '{instance}' ended its answer too early"))
+    }
+
     /// No first byte in time.
     pub(super) fn gateway_timeout(instance: &str) -> Self {
         let detail = format!("Upstream '{instance}' did not answer in time");

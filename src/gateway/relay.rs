@@ -197,6 +197,9 @@ fn has_begun(session: &Session) -> bool {
 }
 
 fn begin_meter(response: &ResponseHeader, ctx: &mut Ctx) {
+    if !response.status.is_success() {
+        return;
+    }
     let content_type = response.headers.get(http::header::CONTENT_TYPE);
     let is = |kind: &[u8]| content_type.is_some_and(|value| value.as_bytes().starts_with(kind));
     ctx.sse = is(b"text/event-stream");
@@ -213,11 +216,18 @@ fn begin_meter(response: &ResponseHeader, ctx: &mut Ctx) {
         _ if native => Format::OllamaJson,
         _ => Format::OpenAiJson,
     };
-    ctx.meter = Some(Meter::new(format, ctx.strip_usage && ctx.sse));
+    let readable = format != Format::None;
+    ctx.meter = readable.then(|| Meter::new(format, ctx.strip_usage && ctx.sse));
 }
 
 /// A chunk on its way to the client.
-pub(super) fn passing(body: &mut Option<Bytes>, end_of_stream: bool, ctx: &mut Ctx) {
+pub(super) fn passing(
+    gateway: &Gateway,
+    session: &Session,
+    body: &mut Option<Bytes>,
+    end_of_stream: bool,
+    ctx: &mut Ctx,
+) -> Result<()> {
     if let Some(watchdog) = &ctx.watchdog
         && !is_managed(ctx)
     {
@@ -235,10 +245,19 @@ pub(super) fn passing(body: &mut Option<Bytes>, end_of_stream: bool, ctx: &mut C
             });
         }
     }
+    if let Some(chunk) = body {
+        ctx.outgoing.pass(chunk, session.body_bytes_sent());
+    }
     if end_of_stream {
         ctx.complete = true;
         ctx.target = None;
+        // an error in the stream is visible as it is; an end that is none would not be
+        if ctx.ended_early() && !ctx.meter.as_ref().is_some_and(|meter| meter.counts().errored) {
+            ctx.refusal = Some(Refusal::broken(gateway.instance_name(ctx)));
+            return Err(Error::new(REFUSED).into_up());
+        }
     }
+    Ok(())
 }
 
 /// The exchange broke off. Whose fault was it, and may it be repeated?
@@ -339,8 +358,10 @@ fn cause(error: &Error) -> String {
 async fn end_visibly(session: &mut Session, refusal: &Refusal, ctx: &Ctx) -> Result<()> {
     let streamed = ctx.sse || ctx.streams;
     if streamed {
+        let before = ctx.outgoing.unwritten(session.body_bytes_sent());
         let line = refusal.stream_end(ctx.dialect, ctx.sse);
-        session.downstream_session.write_response_body(line, false).await?;
+        let end = [&before, ctx.outgoing.separator(ctx.sse), &line].concat();
+        session.downstream_session.write_response_body(end.into(), false).await?;
     }
     Ok(())
 }
