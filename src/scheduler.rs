@@ -66,6 +66,11 @@ impl Scheduler {
         self.core.lock().views()
     }
 
+    /// Whether an instance has not been taken out for its failures.
+    pub fn is_trusted(&self, instance: usize) -> bool {
+        self.core.lock().is_trusted(instance)
+    }
+
     /// Requests that wait.
     pub fn waiting(&self) -> usize {
         self.core.lock().waiting()

@@ -208,6 +208,10 @@ impl Core {
         self.stations.iter().map(Station::view).collect()
     }
 
+    pub(super) fn is_trusted(&self, instance: usize) -> bool {
+        self.stations.get(instance).is_some_and(|s| s.breaker.state() == State::Closed)
+    }
+
     pub(super) fn waiting(&self) -> usize {
         self.queue.len()
     }

@@ -20,7 +20,7 @@ use crate::scheduler::{Facts, Scheduler};
 
 /// A list longer than this is not read.
 const LONGEST_LIST: usize = 16 << 20;
-/// An instance that is down is looked at more often, so that it is back at work soon.
+/// An instance in trouble is looked at more often, so that it is back at work soon.
 const IMPATIENCE: Duration = Duration::from_millis(500);
 
 /// Probes one instance until the gateway stops.
@@ -78,7 +78,7 @@ impl Prober {
                 () = self.probe() => {}
                 _ = stop.wait_for(|stopping| *stopping) => return,
             }
-            let pause = match self.streak.up {
+            let pause = match self.all_is_well() {
                 true => self.health.interval,
                 false => self.health.interval.min(IMPATIENCE),
             };
@@ -88,6 +88,11 @@ impl Prober {
                 _ = stop.wait_for(|stopping| *stopping) => return,
             }
         }
+    }
+
+    /// Its probes succeed and requests are given to it; what was taken out comes back by a probe.
+    fn all_is_well(&self) -> bool {
+        self.streak.up && self.streak.failures == 0 && self.scheduler.is_trusted(self.number)
     }
 
     async fn probe(&mut self) {
