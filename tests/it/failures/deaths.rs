@@ -11,6 +11,9 @@ use crate::support::eventually;
 use crate::support::http::Answer;
 use crate::support::sim::Sim;
 
+/// Probes as shipped, not as tests usually have them.
+const AS_SHIPPED: &str = "health: { interval: 2s, timeout: 1s, fall: 3, rise: 2 }";
+
 #[test]
 fn one_of_three_instances_dies_under_load_and_only_its_own_requests_notice() {
     const SLOTS: u32 = 4;
@@ -57,27 +60,64 @@ fn one_of_three_instances_dies_under_load_and_only_its_own_requests_notice() {
 #[test]
 fn an_instance_that_comes_back_serves_again_within_two_seconds() {
     let sims = [paced(1000, 1, &[])];
-    // as shipped, not as tests usually have it
-    let shipped = "health: { interval: 2s, timeout: 1s, fall: 3, rise: 2 }";
-    let gateway = before(&sims, 1).config(shipped).start();
-    let ask = || gateway.post("/api/chat", &whole(1)).key(gateway.key("ann")).send().status;
+    let gateway = before(&sims, 1).config(AS_SHIPPED).user("bob", "hasty").start();
+    // who would wait for it could not tell how soon it is back
+    let ask = || gateway.post("/api/chat", &whole(1)).key(gateway.key("bob")).send().status;
     assert_eq!(ask(), 200);
-    for away in [300, 700, 1500] {
+    for away in [0, 300, 1500] {
+        let died = Instant::now();
         sims[0].turn(&json!({ "refuse": true }));
         sims[0].cut();
-        let died = Instant::now();
         let mut refused = 0;
         eventually("it has been away for a while", || {
             let status = ask();
             assert!(matches!(status, 502 | 503), "{status}");
             refused += 1;
-            refused >= 4 && died.elapsed() > Duration::from_millis(away)
+            refused >= 4 && died.elapsed() >= Duration::from_millis(away)
         });
         sims[0].turn(&json!({ "refuse": false }));
         let back = Instant::now();
         eventually("it serves again", || ask() == 200);
         assert!(back.elapsed() < Duration::from_secs(2), "{away}: {:?}", back.elapsed());
     }
+    stops_clean(gateway);
+}
+
+#[test]
+fn an_instance_that_answered_503_for_a_moment_serves_again_within_two_seconds() {
+    let sims = [paced(1000, 1, &[])];
+    let gateway = before(&sims, 1).config(AS_SHIPPED).user("bob", "hasty").start();
+    let ask = || gateway.post("/api/chat", &whole(1)).key(gateway.key("bob")).send();
+    sims[0].misbehave(&json!({ "path": "/api/chat", "kind": "status", "status": 503 }));
+    eventually("it is taken out", || ask().detail() == "No seat became free in time");
+    sims[0].behave();
+    let back = Instant::now();
+    eventually("it serves again", || ask().status == 200);
+    assert!(back.elapsed() < Duration::from_millis(1500), "{:?}", back.elapsed());
+    stops_clean(gateway);
+}
+
+#[test]
+fn the_queue_outlives_the_death_of_the_last_instance() {
+    const FALL: usize = 3;
+    let sims = [paced(1000, 1, &[])];
+    let gateway = before(&sims, 1).start();
+    sims[0].turn(&json!({ "wedged": true }));
+    let start = || gateway.post("/api/chat", &question(1)).key(gateway.key("ann")).start();
+    let mut all = vec![start()];
+    sims[0].wait_for("slots_in_use", 1);
+    all.extend((0..8).map(|_| start()));
+    sims[0].turn(&json!({ "refuse": true, "wedged": false }));
+    sims[0].cut();
+    eventually("it is known to be down", || gateway.get("/ready").send().status == 503);
+    let newcomer = gateway.post("/api/chat", &question(1)).key(gateway.key("ann")).send();
+    assert_eq!(newcomer.status, 503);
+    sims[0].turn(&json!({ "refuse": false }));
+    let answers: Vec<u16> =
+        all.into_iter().map(|wire| wire.exchange("POST").rest().status).collect();
+    let told = answers.iter().filter(|status| **status == 502).count();
+    assert!((1..=FALL).contains(&told), "those that found it dead, until it was out: {answers:?}");
+    assert_eq!(answers.iter().filter(|status| **status == 200).count(), 9 - told, "{answers:?}");
     stops_clean(gateway);
 }
 

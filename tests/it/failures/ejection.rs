@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::support::crowd::{all_up, before, paced, question, seen, stops_clean, whole};
+use crate::support::crowd::{all_up, before, paced, seen, stops_clean, whole};
 use crate::support::eventually;
 use crate::support::gateway::Gateway;
 use crate::support::http::Answer;
@@ -30,14 +30,10 @@ fn an_instance_that_answers_503_at_once_does_not_attract_the_traffic() {
     // three that took it out, and a trial for every pause that is over by now
     assert!((1..=6).contains(&seen(&sims[0])), "{}", seen(&sims[0]));
     sims[0].behave();
+    sims[1].turn(&json!({ "refuse": true }));
+    sims[1].cut();
     sims[0].reset();
-    sims[1].turn(&json!({ "wedged": true }));
-    let held: Vec<_> = (0..2)
-        .map(|_| gateway.post("/api/chat", &question(1)).key(gateway.key("ann")).start())
-        .collect();
     eventually("it is back at work", || ask(&gateway).status == 200 && seen(&sims[0]) > 2);
-    sims[1].turn(&json!({ "wedged": false }));
-    drop(held);
     stops_clean(gateway);
 }
 
