@@ -10,9 +10,12 @@
     reason = "nothing depends on this crate, and a test fails by panicking"
 )]
 
+mod bodies;
 mod commands;
+mod door;
 mod house;
 mod sdk;
 mod sim;
 mod store;
 mod support;
+mod table;
