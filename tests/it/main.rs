@@ -14,6 +14,7 @@ mod bodies;
 mod commands;
 mod door;
 mod house;
+mod placement;
 mod sdk;
 mod sim;
 mod store;

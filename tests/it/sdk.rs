@@ -1,7 +1,5 @@
 //! The real `ollama`, `openai` and `anthropic` SDKs, as people hold them, through Usher.
 
-use std::time::Duration;
-
 use serde_json::{Value, json};
 
 use crate::support::eventually;
