@@ -16,6 +16,7 @@ mod door;
 mod house;
 mod leaving;
 mod placement;
+mod record;
 mod sdk;
 mod sim;
 mod store;
