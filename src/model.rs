@@ -78,9 +78,14 @@ impl ModelName {
         &self.written
     }
 
-    /// Whether the name asks for a model that does not run on this box: `…:cloud` or `…-cloud`.
+    /// Whether the model does not run on this box: `…:cloud` or `…-cloud`, or marked so.
     pub fn is_cloud(&self) -> bool {
         self.cloud
+    }
+
+    /// The same name, of a model that is known not to run on this box whatever it is called.
+    pub fn marked_cloud(self) -> Self {
+        Self { cloud: true, ..self }
     }
 }
 

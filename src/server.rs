@@ -61,9 +61,11 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
 async fn run(config: Config, sockets: Sockets) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     let (stop, stopping) = watch::channel(false);
+    // probes and revocations are watched until the last stream is over
+    let (end, ending) = watch::channel(false);
     let draining = Arc::new(AtomicBool::new(false));
     let patience = config.timeouts.drain;
-    let (gateway, gauges) = assemble(config, &draining, &stopping).await?;
+    let (gateway, gauges) = assemble(config, &draining, &ending).await?;
     let mut service = gateway.service(sockets.addresses());
     sockets.announce();
     let fds = sockets.into_fds();
@@ -78,6 +80,7 @@ async fn run(config: Config, sockets: Sockets) -> anyhow::Result<()> {
         drain(&gauges, patience, &mut signals).await;
     }
     let _ = tokio::time::timeout(LAST_WORDS, serving).await;
+    let _ = end.send(true);
     log::info!("stopped: {gauges}");
     Ok(())
 }
@@ -100,12 +103,12 @@ async fn drain(gauges: &Gauges, patience: Duration, signals: &mut Signals) {
 async fn assemble(
     config: Config,
     draining: &Arc<AtomicBool>,
-    stopping: &watch::Receiver<bool>,
+    ending: &watch::Receiver<bool>,
 ) -> anyhow::Result<(Assembled, Gauges)> {
     let store = Arc::new(Store::open(&config.database).await?);
     let options = Options::new(config.auth.max_stale, Handle::current());
     let authenticator = Arc::new(Authenticator::new(store, &options));
-    tokio::spawn(Arc::clone(&authenticator).watch(stopping.clone()));
+    tokio::spawn(Arc::clone(&authenticator).watch(ending.clone()));
     let fleet = Arc::new(Fleet::new(&config));
     let scheduler = Arc::new(Scheduler::new(&config.upstreams, &config.balance));
     let mut peers = Vec::with_capacity(fleet.instances().len());
@@ -117,7 +120,7 @@ async fn assemble(
             Arc::clone(&scheduler),
             config.health.clone(),
         )?;
-        tokio::spawn(prober.run(stopping.clone()));
+        tokio::spawn(prober.run(ending.clone()));
     }
     let conf = Arc::new(ServerConf { max_retries: MOST_ATTEMPTS, ..ServerConf::default() });
     let config = Arc::new(ArcSwap::from_pointee(config));

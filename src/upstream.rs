@@ -13,6 +13,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
 use crate::config::{Config, Upstream, UpstreamKind};
+use crate::model::ModelKey;
 use models::Lists;
 
 /// Every instance, in configuration order.
@@ -48,6 +49,11 @@ impl Fleet {
             let status = instance.status.load();
             status.up.then(|| Arc::clone(&status.lists))
         })
+    }
+
+    /// Whether an instance has this model only in name, and would ask another server for it.
+    pub fn is_remote(&self, model: &ModelKey) -> bool {
+        self.instances.iter().any(|instance| instance.status.load().lists.remote.contains(model))
     }
 
     /// Whether at least one instance is healthy.

@@ -53,6 +53,9 @@ pub(crate) struct Args {
     /// Bytes a second from disk to card.
     #[arg(long, default_value = "2GiB", value_parser = size)]
     pub(crate) load_rate: u64,
+    /// How long a load may stand still (`OLLAMA_LOAD_TIMEOUT`).
+    #[arg(long, default_value = "5m", value_parser = duration)]
+    pub(crate) load_timeout: Duration,
     /// Prompt tokens a second.
     #[arg(long, default_value_t = 2000.0, value_parser = positive)]
     pub(crate) prefill_rate: f64,

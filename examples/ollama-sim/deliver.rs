@@ -68,6 +68,8 @@ struct Feed {
     passed: usize,
     /// Bytes of a chunk that is sent one by one.
     drops: VecDeque<u8>,
+    /// They are of the last chunk.
+    last: bool,
 }
 
 enum Chunks {
@@ -94,8 +96,8 @@ impl Feed {
             Source::Paced(chunks) => Chunks::Ready(chunks),
             Source::Tokens(tokens) => Chunks::Tokens(tokens),
         };
-        let mut feed =
-            Self { chunks, fault, ticket, conn, clock, passed: 0, drops: VecDeque::new() };
+        let drops = VecDeque::new();
+        let mut feed = Self { chunks, fault, ticket, conn, clock, passed: 0, drops, last: false };
         if matches!(&feed.chunks, Chunks::Ready(chunks) if chunks.is_empty()) {
             // hyper does not ask for a body of no length
             feed.ticket.ended("complete");
@@ -109,6 +111,7 @@ impl Feed {
                 std::future::pending::<Infallible>().await;
             }
             Some(Fault::CutAfter { after }) if after <= self.passed => {
+                flushed().await;
                 self.ticket.ended("fault");
                 return Some(Err(io::ErrorKind::ConnectionAborted.into()));
             }
@@ -120,34 +123,39 @@ impl Feed {
                 self.fail(&message);
             }
             Some(Fault::ResetAfter { after }) if after <= self.passed => {
+                flushed().await;
                 self.conn.sabotage(Sabotage::Reset);
                 self.ticket.ended("fault");
             }
             Some(Fault::Trickle { every_ms }) => return self.trickle(every_ms).await,
             _ => {}
         }
-        let chunk = self.next().await?;
+        let (chunk, last) = self.next().await?;
         self.passed += 1;
-        self.ticket.sent(chunk.len());
+        self.sent(chunk.len(), last);
         Some(Ok(chunk))
     }
 
-    async fn next(&mut self) -> Option<Bytes> {
-        let (chunk, last) = match &mut self.chunks {
+    /// The next chunk, and whether it is the last.
+    async fn next(&mut self) -> Option<(Bytes, bool)> {
+        match &mut self.chunks {
             Chunks::Ready(chunks) => {
                 let (pause, chunk) = chunks.pop_front()?;
                 self.clock.pass(pause).await;
-                (chunk, chunks.is_empty())
+                Some((chunk, chunks.is_empty()))
             }
             Chunks::Tokens(tokens) => {
                 let chunk = tokens.next().await?;
-                (chunk, tokens.ready.is_empty() && tokens.generation.is_none())
+                Some((chunk, tokens.ready.is_empty() && tokens.generation.is_none()))
             }
-        };
+        }
+    }
+
+    fn sent(&mut self, bytes: usize, last: bool) {
+        self.ticket.sent(bytes);
         if last {
             self.ticket.ended("complete");
         }
-        Some(chunk)
     }
 
     /// The stream goes on with the dialect's error and ends there; the slot is free at once.
@@ -163,11 +171,17 @@ impl Feed {
 
     async fn trickle(&mut self, every_ms: u64) -> Option<io::Result<Bytes>> {
         if self.drops.is_empty() {
-            self.drops = self.next().await?.into_iter().collect();
+            let (chunk, last) = self.next().await?;
+            (self.drops, self.last) = (chunk.into_iter().collect(), last);
         }
         tokio::time::sleep(Duration::from_millis(every_ms)).await;
         let byte = self.drops.pop_front()?;
-        self.ticket.sent(1);
+        self.sent(1, self.last && self.drops.is_empty());
         Some(Ok(Bytes::copy_from_slice(&[byte])))
     }
+}
+
+/// hyper flushes what it has whenever the body has nothing for it: what was let through has left.
+async fn flushed() {
+    tokio::task::yield_now().await;
 }

@@ -46,7 +46,7 @@ pub(crate) async fn ps(call: &Call) -> Reply {
         tokio::time::sleep_until(until).await;
     }
     let entry = |resident: crate::sched::Resident| {
-        let (model, clock) = (&resident.model, world.clock);
+        let model = &resident.model;
         let name = model.name.short();
         map! {
             "name" => name.as_str(),
@@ -54,7 +54,7 @@ pub(crate) async fn ps(call: &Call) -> Reply {
             "size" => resident.footprint,
             "digest" => model.digest.as_str(),
             "details" => model.details(),
-            "expires_at" => clock.stamp_after(resident.left),
+            "expires_at" => resident.expires_at,
             "size_vram" => resident.footprint.min(world.args.vram),
             "context_length" => resident.context,
         }

@@ -51,6 +51,8 @@ fn main() -> Result<()> {
 }
 
 async fn run(args: cli::Args) -> Result<()> {
+    // before anybody knows of this process: who reads the ready line may end it at once
+    let mut terminated = signal(SignalKind::terminate())?;
     let listener = serve::bind(args.listen).with_context(|| format!("listen {}", args.listen))?;
     let control = serve::bind(args.control).with_context(|| format!("control {}", args.control))?;
     let (address, control_address) = (listener.local_addr()?, control.local_addr()?);
@@ -61,7 +63,6 @@ async fn run(args: cli::Args) -> Result<()> {
     let ready = format!(r#"{{"listen":"{address}","control":"{control_address}"}}"#);
     writeln!(std::io::stdout(), "{ready}")?;
     std::io::stdout().flush()?;
-    let mut terminated = signal(SignalKind::terminate())?;
     tokio::select! {
         _ = terminated.recv() => Ok(()),
         _ = tokio::signal::ctrl_c() => Ok(()),
@@ -69,7 +70,6 @@ async fn run(args: cli::Args) -> Result<()> {
         ended = clients => ended?.context("the listener failed"),
         ended = orders => ended?.context("the control port failed"),
     }
-    .inspect(|()| std::process::exit(0))
 }
 
 /// Returns when standard input is closed. The thread may stay in its read: the process is ending.

@@ -199,6 +199,17 @@ mod tests {
     }
 
     #[test]
+    fn a_file_describes_models_too() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("models.json");
+        let text = r#"[{"name": "me/big:70b", "size": "40GiB", "kv": 4096, "caps": "completion"}]"#;
+        std::fs::write(&path, text).unwrap();
+        let models = Registry::load(path.to_str().unwrap()).unwrap().all();
+        assert_eq!(models[0].name.short(), "me/big:70b");
+        assert_eq!((models[0].size, models[0].footprint(10, 2)), (40 << 30, (2 << 30) + 81_920));
+    }
+
+    #[test]
     fn mistakes_are_named() {
         assert!(Registry::load("a=colour:red").unwrap_err().contains("colour"));
         assert!(Registry::load("a b").is_err());

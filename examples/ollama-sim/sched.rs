@@ -9,6 +9,7 @@ mod table;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::{Mutex as Gate, MutexGuard, Notify};
@@ -100,12 +101,18 @@ impl Scheduler {
         if let Ok(gate) = self.gate.try_lock() {
             return Ok(gate);
         }
-        if self.counters.read(|c| &c.queued) >= self.args.max_queue {
+        let Some(_queued) = self.place() else {
             self.counters.add(|c| &c.refused_busy, 1);
             return Err(Refusal::busy());
-        }
-        let _queued = self.counters.hold(|c| &c.queued, None);
+        };
         Ok(self.gate.lock().await)
+    }
+
+    /// A place in the pending queue, unless it is full; the lock makes the bound exact.
+    fn place(&self) -> Option<Held> {
+        let _table = self.table.lock();
+        let full = self.counters.read(|c| &c.queued) >= self.args.max_queue;
+        (!full).then(|| self.counters.hold(|c| &c.queued, None))
     }
 
     /// Evicts until the wanted model fits. Busy victims are waited for.
@@ -136,21 +143,31 @@ impl Scheduler {
 
     async fn load(self: &Arc<Self>, want: &Want) -> Result<Lease, Refusal> {
         let attempt = Attempt::new(&self.counters);
-        let bytes = std::time::Duration::from_secs_f64(
-            want.model.size as f64 / self.args.load_rate.max(1) as f64,
-        );
-        self.clock.pass(self.args.load_base + bytes).await;
-        self.panel.wait(|knobs| !knobs.load_stall).await;
-        if let Some(reason) = self.panel.now().load_error {
-            attempt.ended();
-            return Err(Refusal::new(
-                500,
-                format!("llama-server process has terminated: {reason}"),
-            ));
-        }
+        let read = self.read_weights(want.model.size).await;
         attempt.ended();
+        read?;
         self.counters.add(|c| &c.loads, 1);
         Ok(self.install(want))
+    }
+
+    /// The time of a load, and the ways it can fail. vLLM has its model before it listens.
+    async fn read_weights(&self, bytes: u64) -> Result<(), Refusal> {
+        if self.args.openai_only {
+            return Ok(());
+        }
+        let reading = Duration::from_secs_f64(bytes as f64 / self.args.load_rate.max(1) as f64);
+        self.clock.pass(self.args.load_base + reading).await;
+        let patience = self.clock.real(self.args.load_timeout);
+        let moving = self.panel.wait(|knobs| !knobs.load_stall);
+        tokio::time::timeout(patience, moving).await.map_err(|_| {
+            Refusal::new(500, "timed out waiting for llama-server to start - progress 0.00 - ")
+        })?;
+        match self.panel.now().load_error {
+            Some(reason) => {
+                Err(Refusal::new(500, format!("llama-server process has terminated: {reason}")))
+            }
+            None => Ok(()),
+        }
     }
 
     fn install(self: &Arc<Self>, want: &Want) -> Lease {

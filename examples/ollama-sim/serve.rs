@@ -5,6 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{Request, Response};
@@ -48,7 +49,8 @@ pub(crate) async fn clients(
                     next += 1;
                     accept(&world, stream, next);
                 }
-                Err(_) => tokio::task::yield_now().await,
+                // out of descriptors, most likely: some will come back
+                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
             },
             () = world.panel.wait(|knobs| knobs.refuse) => {
                 drop(listener);

@@ -15,7 +15,7 @@ use super::body::{self, Unread};
 use super::ctx::{Ctx, Target};
 use super::refusal::Refusal;
 use crate::auth::AuthError;
-use crate::model::ModelName;
+use crate::model::{BadName, ModelName};
 use crate::payload::{self, BadPayload, Payload};
 use crate::policy::{self, RoutePermit};
 use crate::route::{self, Action, BodyKind, Class, Inference, NoRoute, StreamFormat};
@@ -72,21 +72,23 @@ pub(super) async fn admit(
         Action::Infer(inference) => {
             let payload = read_payload(gateway, session, ctx, inference.body).await?;
             ask_for_usage(ctx, inference, &payload);
-            let model = payload.model.clone().unwrap_or_default();
-            name_model(ctx, &permit, &model, payload.web_search)?;
+            let model = payload.model.unwrap_or_default();
+            let wanted = Destination { model, web_search: payload.web_search };
+            name_model(gateway, ctx, &permit, &wanted)?;
             take_seat(gateway, session, ctx, &permit).await?;
             Ok(Admitted::Proxied)
         }
         Action::Show => {
             let payload = read_payload(gateway, session, ctx, BodyKind::Json).await?;
             let model = payload.model_or_name().unwrap_or_default().to_owned();
-            name_model(ctx, &permit, &model, false)?;
+            name_model(gateway, ctx, &permit, &Destination { model, ..Default::default() })?;
             find_instance(gateway, ctx)?;
             Ok(Admitted::Proxied)
         }
         Action::CountTokens => {
             let payload = read_payload(gateway, session, ctx, BodyKind::Json).await?;
-            name_model(ctx, &permit, &payload.model.unwrap_or_default(), false)?;
+            let model = payload.model.unwrap_or_default();
+            name_model(gateway, ctx, &permit, &Destination { model, ..Default::default() })?;
             let body = ctx.body.clone().unwrap_or_default();
             ctx.estimate = look_at(body, payload::estimate_tokens).await?;
             Ok(Admitted::Local(route.action))
@@ -239,15 +241,29 @@ fn ask_for_usage(ctx: &mut Ctx, inference: Inference, payload: &Payload) {
     }
 }
 
+/// What the body says about where it wants to go.
+#[derive(Default)]
+struct Destination {
+    model: String,
+    web_search: bool,
+}
+
 fn name_model(
+    gateway: &Gateway,
     ctx: &mut Ctx,
     permit: &RoutePermit,
-    written: &str,
-    web_search: bool,
+    wanted: &Destination,
 ) -> Result<(), Refusal> {
-    let name = ModelName::parse(written)
-        .map_err(|error| Refusal::bad_request(format!("field 'model': {error}")))?;
-    let searching = if web_search { permit.authorise_web_search() } else { Ok(()) };
+    let name = match ModelName::parse(&wanted.model) {
+        Ok(name) if gateway.fleet.is_remote(name.key()) => name.marked_cloud(),
+        Ok(name) => name,
+        // other OpenAI-compatible servers name models as they like
+        Err(bad) if bad != BadName::Empty && surface(ctx) == Surface::V1 => {
+            ModelName::opaque(&wanted.model)
+        }
+        Err(bad) => return Err(Refusal::bad_request(format!("field 'model': {bad}"))),
+    };
+    let searching = if wanted.web_search { permit.authorise_web_search() } else { Ok(()) };
     let allowed = searching.and_then(|()| permit.authorise_model(&name));
     ctx.cloud = name.is_cloud();
     ctx.model = Some(name);
@@ -265,7 +281,7 @@ async fn take_seat(
 ) -> Result<(), Stop> {
     let wish = Wish {
         model: ctx.model.as_ref().map(|model| model.key().clone()),
-        surface: if ctx.upstream_path.starts_with("/v1/") { Surface::V1 } else { Surface::Ollama },
+        surface: surface(ctx),
         user: ctx.user_id(),
         concurrency: permit.concurrency(),
         excluded: Vec::new(),
@@ -278,6 +294,10 @@ async fn take_seat(
     let seat = wait_for_seat(gateway, session, ctx, ticket).await?;
     ctx.take(Target::Seat(seat));
     Ok(())
+}
+
+fn surface(ctx: &Ctx) -> Surface {
+    if ctx.upstream_path.starts_with("/v1/") { Surface::V1 } else { Surface::Ollama }
 }
 
 /// Waits for the seat and watches the client meanwhile: nobody else does.

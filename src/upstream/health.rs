@@ -4,6 +4,7 @@
 //! Ollama is up: `/api/ps` takes locks that Ollama holds for seconds while it unloads a model, so
 //! its slowness is no sign of death.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -123,7 +124,7 @@ impl Prober {
     async fn look(&self, before: &Lists) -> Result<Lists, ProbeError> {
         if !self.instance.is_ollama() {
             let catalogue = models::parse_openai(&self.get("/v1/models").await?)?;
-            let models = keys(&catalogue);
+            let models = Arc::new(keys(&catalogue));
             return Ok(Lists {
                 residents: Arc::clone(&models),
                 models,
@@ -138,8 +139,9 @@ impl Prober {
         let resident = self.read_list("/api/ps", resident, &before.resident);
         Ok(Lists {
             version: Some(version),
-            models: keys(&installed),
-            residents: keys(&resident),
+            remote: keys(installed.iter().filter(|entry| entry.name.is_cloud())),
+            models: Arc::new(keys(&installed)),
+            residents: Arc::new(keys(&resident)),
             catalogue: models::catalogue_of(&installed),
             installed,
             resident,
@@ -197,8 +199,8 @@ impl Streak {
     }
 }
 
-fn keys(entries: &[Entry]) -> Arc<std::collections::HashSet<ModelKey>> {
-    Arc::new(entries.iter().map(|entry| entry.name.key().clone()).collect())
+fn keys<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> HashSet<ModelKey> {
+    entries.into_iter().map(|entry| entry.name.key().clone()).collect()
 }
 
 fn parse_version(body: &[u8]) -> Result<String, serde_json::Error> {

@@ -24,6 +24,8 @@ pub struct Lists {
     pub models: Arc<HashSet<ModelKey>>,
     /// The keys of `resident`.
     pub residents: Arc<HashSet<ModelKey>>,
+    /// The keys of those in `installed` that another server would answer for.
+    pub remote: HashSet<ModelKey>,
 }
 
 /// One model in a list.
@@ -48,6 +50,9 @@ pub fn parse_ollama(body: &[u8]) -> Result<Vec<Entry>, serde_json::Error> {
         model: String,
         #[serde(default)]
         name: String,
+        // `ollama cp` gives a stub of a cloud model any name: this alone tells
+        #[serde(default)]
+        remote_host: String,
     }
     let answer: Answer = serde_json::from_slice(body)?;
     answer
@@ -57,7 +62,8 @@ pub fn parse_ollama(body: &[u8]) -> Result<Vec<Entry>, serde_json::Error> {
         .map(|raw| {
             let item: Item = serde_json::from_str(raw.get())?;
             let name = if item.model.is_empty() { item.name } else { item.model };
-            Ok(Entry::new(&name, raw))
+            let entry = Entry::new(&name, raw);
+            Ok(if item.remote_host.is_empty() { entry } else { entry.marked_cloud() })
         })
         .collect()
 }
@@ -119,6 +125,10 @@ impl Entry {
     fn new(name: &str, raw: Box<RawValue>) -> Self {
         let name = ModelName::parse(name).unwrap_or_else(|_| ModelName::opaque(name));
         Self { name, raw: Arc::from(raw) }
+    }
+
+    fn marked_cloud(self) -> Self {
+        Self { name: self.name.marked_cloud(), ..self }
     }
 }
 

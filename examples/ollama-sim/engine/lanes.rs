@@ -50,7 +50,7 @@ impl Lanes {
         let oldest = idle().min_by_key(|(_, lane)| lane.used).map_or(0, |(index, _)| index);
         let (mut cached, index) = best.unwrap_or((0, oldest));
         let uses = self.uses;
-        if let Some(found) = self.from_pool(prompt, cached) {
+        if let Some(found) = self.pooled(prompt, cached) {
             cached = common(&found, prompt);
             self.swap(index, found);
         } else if cached == 0 {
@@ -72,7 +72,7 @@ impl Lanes {
     }
 
     /// Takes the pooled prompt that beats what a slot offers.
-    fn from_pool(&mut self, prompt: &[u8], offered: usize) -> Option<Vec<u8>> {
+    fn pooled(&mut self, prompt: &[u8], offered: usize) -> Option<Vec<u8>> {
         let (length, index) =
             self.pool.iter().enumerate().map(|(i, text)| (common(text, prompt), i)).max()?;
         (length > offered).then(|| self.pool.remove(index))

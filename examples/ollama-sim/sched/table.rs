@@ -29,7 +29,7 @@ pub(super) struct Tenant {
     refs: usize,
     stay: Stay,
     /// Set when it last became idle; stale while it is busy.
-    expires: Option<Instant>,
+    expires: Option<(Instant, String)>,
     /// Grows with each use, so that an old timer does nothing.
     epoch: u64,
 }
@@ -70,7 +70,9 @@ pub(crate) struct Resident {
     pub(crate) footprint: u64,
     pub(crate) refs: usize,
     /// Modelled time left; the whole stay for one that was never idle.
-    pub(crate) left: Duration,
+    left: Duration,
+    /// As it was set when the model last became idle: stale while it is busy.
+    pub(crate) expires_at: String,
 }
 
 pub(super) struct Table {
@@ -147,7 +149,7 @@ impl Table {
         // for ever is centuries of modelled time: a day of real time is as good
         let longest = Duration::from_hours(24);
         let until = Instant::now() + clock.real(tenant.stay.shown()).min(longest);
-        tenant.expires = Some(until);
+        tenant.expires = Some((until, clock.stamp_after(tenant.stay.shown())));
         match tenant.stay {
             Stay::Forever => Released::Kept,
             Stay::For(_) => Released::Idle { until, epoch: tenant.epoch },
@@ -176,22 +178,23 @@ impl Table {
     pub(super) fn residents(&self, clock: Clock) -> Vec<Resident> {
         let mut residents: Vec<Resident> =
             self.tenants.iter().map(|t| resident(t, clock)).collect();
-        residents.sort_by(|a, b| b.left.cmp(&a.left));
+        residents.sort_by_key(|resident| std::cmp::Reverse(resident.left));
         residents
     }
 }
 
 fn resident(tenant: &Tenant, clock: Clock) -> Resident {
-    let left = match (tenant.expires, tenant.stay) {
-        (Some(_), Stay::Forever) | (None, _) => tenant.stay.shown(),
-        (Some(_), _) if clock.is_deterministic() => tenant.stay.shown(),
-        (Some(until), Stay::For(_)) => clock.until(until),
+    let left = match (&tenant.expires, tenant.stay) {
+        (Some((until, _)), Stay::For(_)) => clock.until(*until),
+        (_, stay) => stay.shown(),
     };
+    let stamp = tenant.expires.as_ref().map(|(_, stamp)| stamp.clone());
     Resident {
         model: Arc::clone(&tenant.runner.model),
         context: tenant.options.context,
         footprint: tenant.footprint,
         refs: tenant.refs,
         left,
+        expires_at: stamp.unwrap_or_else(|| clock.stamp_after(left)),
     }
 }
