@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::support::gateway::{Gateway, gateway};
 use crate::support::http::{Answer, Request};
+use crate::support::postgres::{PASSWORD, fresh_database};
 use crate::support::sim::{Sim, sim};
 use crate::support::{chat, eventually};
 
@@ -98,10 +99,25 @@ fn a_key_in_a_query_or_a_cookie_is_none() {
 }
 
 #[test]
-fn what_a_command_changes_the_server_knows_within_a_second() {
+fn what_a_command_changes_in_sqlite_the_server_knows_within_a_second() {
     let (gateway, _sim) = open();
+    follow_changes(&gateway);
+}
+
+#[tokio::test]
+async fn what_a_command_changes_in_postgresql_the_server_knows_within_a_second() {
+    let url = fresh_database().await;
+    let followed = tokio::task::spawn_blocking(move || {
+        let (gateway, _sim) = open_with(|it| it.database(&url));
+        follow_changes(&gateway);
+        assert!(!gateway.stop().join("\n").contains(PASSWORD), "the log shows the password");
+    });
+    followed.await.expect("it is followed");
+}
+
+fn follow_changes(gateway: &Gateway) {
     let home = gateway.home();
-    let status = |key: &str| tags(&gateway).key(key).send().status;
+    let status = |key: &str| tags(gateway).key(key).send().status;
     let ann = gateway.key("ann").to_owned();
     assert_eq!(status(&ann), 200);
 
@@ -123,7 +139,7 @@ fn what_a_command_changes_the_server_knows_within_a_second() {
     within_a_second("a disabled user's keys are dead", || status(&ann) == 401);
     home.usher_json(&["users", "enable", "ann"]);
     within_a_second("and alive again", || status(&ann) == 200);
-    home.usher_json(&["keys", "revoke", &key_id(&gateway, "ann")]);
+    home.usher_json(&["keys", "revoke", &key_id(gateway, "ann")]);
     within_a_second("a revoked key is dead", || status(&ann) == 401);
 }
 

@@ -304,11 +304,6 @@ impl Exchange {
         Self { status, headers, interim, wire, framing, chunks: Vec::new(), cut: None }
     }
 
-    /// The value of a header, if it came exactly once.
-    pub fn header(&self, name: &str) -> Option<&str> {
-        single(&self.headers, name)
-    }
-
     /// The next piece of the body; `None` at its end, whole or cut.
     pub fn chunk(&mut self) -> Option<Chunk> {
         if self.cut.is_some() {
