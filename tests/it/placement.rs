@@ -203,12 +203,11 @@ fn ollamas_own_503_is_tried_elsewhere_once_and_then_told() {
 #[test]
 fn a_pooled_connection_that_was_closed_costs_nobody_an_answer() {
     let (gateway, [sim]) = open::<1>("slots: 2", |it| it);
-    sim.misbehave(&json!({ "path": "/api/chat", "kind": "close_reused" }));
     for round in 0..6 {
         let answer = ask(&gateway, "admin").send();
         assert_eq!(answer.status, 200, "{round}: {}", answer.text());
+        sim.cut();
     }
-    assert!(sim.counter("faults_fired") > 0, "a pooled connection was used");
 }
 
 #[test]
