@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::breaker::{Breaker, State};
+use super::breaker::{Breaker, Epoch, State};
 use super::{Facts, Outcome};
 use crate::config::{Balance, Upstream, UpstreamKind};
 use crate::model::{ModelKey, ModelName};
@@ -82,6 +82,7 @@ pub(super) struct Claim {
     model: Option<ModelKey>,
     user: i64,
     since: Instant,
+    epoch: Epoch,
 }
 
 /// The counters of an instance, for people and probes.
@@ -170,16 +171,12 @@ impl Core {
     }
 
     pub(super) fn release(&mut self, claim: &Claim, outcome: Outcome, now: Instant) {
-        decrement(&mut self.held_by, &claim.user);
-        if let Some(station) = self.stations.get_mut(claim.instance) {
-            station.in_flight = station.in_flight.saturating_sub(1);
-            if let Some(model) = &claim.model {
-                decrement(&mut station.per_model, model);
-            }
-            if outcome == Outcome::Failed {
-                station.breaker.failure(now);
-            }
-        }
+        let failed = match outcome {
+            Outcome::Answered => Some(false),
+            Outcome::Failed => Some(true),
+            Outcome::Neutral => None,
+        };
+        self.unseat(claim, failed, now);
         if outcome == Outcome::Answered {
             let held = now.saturating_duration_since(claim.since);
             self.service = (self.service * 7 + held) / 8;
@@ -187,10 +184,10 @@ impl Core {
         self.dispatch(now);
     }
 
-    pub(super) fn answered(&mut self, instance: usize, now: Instant) {
-        if let Some(station) = self.stations.get_mut(instance) {
+    pub(super) fn answered(&mut self, claim: &Claim, now: Instant) {
+        if let Some(station) = self.stations.get_mut(claim.instance) {
             let trial = station.breaker.state() != State::Closed;
-            station.breaker.success();
+            station.breaker.answered(claim.epoch);
             if trial {
                 self.dispatch(now);
             }
@@ -247,7 +244,7 @@ impl Core {
             && let Err(claim) = waiting.sender.send(claim)
         {
             // unreachable while tickets leave under the lock, and harmless if that ever changes
-            self.unseat(&claim);
+            self.unseat(&claim, None, now);
         }
     }
 
@@ -260,20 +257,22 @@ impl Core {
         let station = self.stations.get_mut(instance)?;
         station.in_flight += 1;
         station.last_seated = self.seatings;
+        let epoch = station.breaker.enter();
         if let Some(model) = &wish.model {
             *station.per_model.entry(model.clone()).or_default() += 1;
         }
         *self.held_by.entry(wish.user).or_default() += 1;
-        Some(Claim { instance, model: wish.model.clone(), user: wish.user, since: now })
+        Some(Claim { instance, model: wish.model.clone(), user: wish.user, since: now, epoch })
     }
 
-    fn unseat(&mut self, claim: &Claim) {
+    fn unseat(&mut self, claim: &Claim, failed: Option<bool>, now: Instant) {
         decrement(&mut self.held_by, &claim.user);
         if let Some(station) = self.stations.get_mut(claim.instance) {
             station.in_flight = station.in_flight.saturating_sub(1);
             if let Some(model) = &claim.model {
                 decrement(&mut station.per_model, model);
             }
+            station.breaker.leave(claim.epoch, failed, now);
         }
     }
 
@@ -371,7 +370,7 @@ impl Station {
     }
 
     fn has_room(&self) -> bool {
-        self.facts.up && self.in_flight < self.slots && self.breaker.admits(self.in_flight)
+        self.facts.up && self.in_flight < self.slots && self.breaker.admits()
     }
 
     fn can_take(&self, wish: &Wish) -> bool {
