@@ -126,8 +126,7 @@ if ! grep -q '^listen:' "$$CONFIG" || grep -q '^[^#]*127\.0\.0\.1:8080' "$$CONFI
 fi
 children=()
 trap 'kill "$${children[@]}" 2>/dev/null || true; wait' EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM HUP
+trap 'exit 0' INT TERM HUP
 if [ -n "$$DEMO" ]; then
   for port in 11434 11435 11436; do
     if taken "$$port"; then
