@@ -117,14 +117,16 @@ export INSTALL
 # Serves until it is interrupted; whatever it started ends with it.
 define RUN
 taken() { (exec 3<>"/dev/tcp/127.0.0.1/$$1") 2>/dev/null; }
-if taken 8080; then
-  echo "Port 8080 is in use: stop what listens there, or change listen in $$CONFIG." >&2
-  exit 1
+# said before minutes of building rather than after; any other address is checked by usher itself
+if ! grep -q '^listen:' "$$CONFIG" || grep -q '^[^#]*127\.0\.0\.1:8080' "$$CONFIG"; then
+  if taken 8080; then
+    echo "Port 8080 is in use: stop what listens there, or change listen in $$CONFIG." >&2
+    exit 1
+  fi
 fi
 children=()
 trap 'kill "$${children[@]}" 2>/dev/null || true; wait' EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM HUP
+trap 'exit 0' INT TERM HUP
 if [ -n "$$DEMO" ]; then
   for port in 11434 11435 11436; do
     if taken "$$port"; then
@@ -134,7 +136,7 @@ if [ -n "$$DEMO" ]; then
   done
   cargo build --release --locked --bin usher --example ollama-sim
   for port in 11434 11435 11436; do
-    target/release/examples/ollama-sim --listen "127.0.0.1:$$port" >/dev/null &
+    target/release/examples/ollama-sim --listen "127.0.0.1:$$port" --slots 4 >/dev/null &
     children+=($$!)
   done
 else

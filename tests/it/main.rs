@@ -10,14 +10,17 @@
     reason = "nothing depends on this crate, and a test fails by panicking"
 )]
 
-mod bodies;
 mod balance;
+mod bodies;
 mod commands;
+mod door;
 mod failures;
 mod house;
+mod record;
 mod sdk;
 mod sim;
 mod store;
 mod streams;
 mod support;
+mod table;
 mod wire;

@@ -28,7 +28,6 @@ pub struct Builder {
     keys: Vec<(String, Vec<String>)>,
     fragments: Vec<String>,
     database: Option<String>,
-    environment: Vec<(String, String)>,
     unready: bool,
 }
 
@@ -69,12 +68,6 @@ impl Builder {
         self
     }
 
-    /// Sets an environment variable of the server and of its commands.
-    pub fn env(mut self, name: &str, value: &str) -> Self {
-        self.environment.push((name.into(), value.into()));
-        self
-    }
-
     /// Does not wait for an instance: the gateway is there as soon as it listens.
     pub fn without_waiting(mut self) -> Self {
         self.unready = true;
@@ -104,8 +97,8 @@ impl Builder {
         gateway
     }
 
-    /// Writes the configuration and no more, for tests of the commands.
-    pub fn home(&self) -> Home {
+    /// Writes the configuration.
+    fn home(&self) -> Home {
         let directory = tempfile::tempdir().expect("temporary directories can be made");
         let mut yaml = "listen: [ { address: 127.0.0.1:0 } ]\nstate_dir: state\n".to_owned();
         if let Some(url) = &self.database {
@@ -123,28 +116,17 @@ impl Builder {
         }
         let config = directory.path().join("usher.yaml");
         std::fs::write(&config, yaml).expect("the directory is ours");
-        Home { directory, config, environment: self.environment.clone() }
+        Home { config, _directory: directory }
     }
 }
 
 /// A configuration file and the state beside it.
 pub struct Home {
-    directory: TempDir,
     config: PathBuf,
-    environment: Vec<(String, String)>,
+    _directory: TempDir,
 }
 
 impl Home {
-    /// The directory of the configuration file.
-    pub fn path(&self) -> &Path {
-        self.directory.path()
-    }
-
-    /// Runs a command of `usher` on this configuration.
-    pub fn usher(&self, arguments: &[&str]) -> Output {
-        self.command(arguments).output().expect("the binary runs")
-    }
-
     /// Runs a command that must succeed, and returns the JSON that it prints.
     pub fn usher_json(&self, arguments: &[&str]) -> Value {
         let output = self.command(arguments).arg("--json").output().expect("the binary runs");
@@ -161,7 +143,7 @@ impl Home {
         for inherited in ["USHER_CONFIG", "JWT_SECRET", "RUST_LOG"] {
             command.env_remove(inherited);
         }
-        command.envs(self.environment.iter().cloned()).stdin(Stdio::null());
+        command.stdin(Stdio::null());
         command
     }
 }
@@ -213,11 +195,6 @@ impl Gateway {
     /// Its configuration and state.
     pub fn home(&self) -> &Home {
         &self.home
-    }
-
-    /// Its process id.
-    pub fn pid(&self) -> u32 {
-        self.server.child.id()
     }
 
     /// Everything that it has logged so far.
