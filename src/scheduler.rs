@@ -88,6 +88,8 @@ impl Scheduler {
 pub struct Facts {
     /// Its probes succeed.
     pub up: bool,
+    /// The latest of them did.
+    pub answered: bool,
     /// Models that it has.
     pub models: Arc<std::collections::HashSet<ModelKey>>,
     /// Models in its memory.

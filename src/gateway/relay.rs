@@ -25,7 +25,7 @@ const MOST_RECONNECTS: u32 = 2;
 const MOST_RESENDS: u32 = 1;
 /// A pooled connection that the instance had closed before answers our first bytes with a reset at
 /// once. What breaks later broke while the instance worked on it, and is not repeated.
-const STALE: Duration = Duration::from_millis(20);
+const STALE: Duration = Duration::from_millis(50);
 
 /// An error that carries the refusal that is already in [`Ctx`].
 const REFUSED: ErrorType = ErrorType::Custom("refused");

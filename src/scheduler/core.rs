@@ -124,6 +124,9 @@ struct Station {
     per_model: HashMap<ModelKey, u32>,
     facts: Facts,
     breaker: Breaker,
+    /// It failed a request and has not answered a probe since: it may be dying, and whoever took
+    /// the seat that was freed would die with it.
+    doubted: bool,
     last_seated: u64,
 }
 
@@ -177,6 +180,11 @@ impl Core {
             Outcome::Neutral => None,
         };
         self.unseat(claim, failed, now);
+        if outcome == Outcome::Failed
+            && let Some(station) = self.stations.get_mut(claim.instance)
+        {
+            station.doubted = true;
+        }
         if outcome == Outcome::Answered {
             let held = now.saturating_duration_since(claim.since);
             self.service = (self.service * 7 + held) / 8;
@@ -199,6 +207,7 @@ impl Core {
             if facts.up {
                 station.breaker.probed(now);
             }
+            station.doubted &= !facts.answered;
             station.facts = facts;
         }
         self.dispatch(now);
@@ -354,6 +363,7 @@ impl Station {
             per_model: HashMap::new(),
             facts: Facts::default(),
             breaker: Breaker::default(),
+            doubted: false,
             last_seated: 0,
         }
     }
@@ -374,7 +384,7 @@ impl Station {
     }
 
     fn has_room(&self) -> bool {
-        self.facts.up && self.in_flight < self.slots && self.breaker.admits()
+        self.facts.up && self.in_flight < self.slots && !self.doubted && self.breaker.admits()
     }
 
     fn can_take(&self, wish: &Wish) -> bool {

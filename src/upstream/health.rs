@@ -101,9 +101,11 @@ impl Prober {
         let was_up = self.streak.up;
         self.streak.record(found.is_ok(), &self.health);
         self.report(was_up, &found);
+        let answered = found.is_ok();
         let lists = found.map_or_else(|_| Arc::clone(&before.lists), Arc::new);
         let facts = Facts {
             up: self.streak.up,
+            answered,
             models: Arc::clone(&lists.models),
             residents: Arc::clone(&lists.residents),
         };
