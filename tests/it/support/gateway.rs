@@ -28,6 +28,7 @@ pub struct Builder {
     keys: Vec<(String, Vec<String>)>,
     fragments: Vec<String>,
     database: Option<String>,
+    environment: Vec<(String, String)>,
     unready: bool,
 }
 
@@ -68,6 +69,12 @@ impl Builder {
         self
     }
 
+    /// Sets an environment variable of the server and of its commands.
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.into(), value.into()));
+        self
+    }
+
     /// Does not wait for an instance: the gateway is there as soon as it listens.
     pub fn without_waiting(mut self) -> Self {
         self.unready = true;
@@ -97,8 +104,8 @@ impl Builder {
         gateway
     }
 
-    /// Writes the configuration.
-    fn home(&self) -> Home {
+    /// Writes the configuration and no more, for tests of the commands.
+    pub fn home(&self) -> Home {
         let directory = tempfile::tempdir().expect("temporary directories can be made");
         let mut yaml = "listen: [ { address: 127.0.0.1:0 } ]\nstate_dir: state\n".to_owned();
         if let Some(url) = &self.database {
@@ -116,17 +123,28 @@ impl Builder {
         }
         let config = directory.path().join("usher.yaml");
         std::fs::write(&config, yaml).expect("the directory is ours");
-        Home { config, _directory: directory }
+        Home { directory, config, environment: self.environment.clone() }
     }
 }
 
 /// A configuration file and the state beside it.
 pub struct Home {
+    directory: TempDir,
     config: PathBuf,
-    _directory: TempDir,
+    environment: Vec<(String, String)>,
 }
 
 impl Home {
+    /// The directory of the configuration file.
+    pub fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Runs a command of `usher` on this configuration.
+    pub fn usher(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().expect("the binary runs")
+    }
+
     /// Runs a command that must succeed, and returns the JSON that it prints.
     pub fn usher_json(&self, arguments: &[&str]) -> Value {
         let output = self.command(arguments).arg("--json").output().expect("the binary runs");
@@ -143,7 +161,7 @@ impl Home {
         for inherited in ["USHER_CONFIG", "JWT_SECRET", "RUST_LOG"] {
             command.env_remove(inherited);
         }
-        command.stdin(Stdio::null());
+        command.envs(self.environment.iter().cloned()).stdin(Stdio::null());
         command
     }
 }
@@ -195,6 +213,11 @@ impl Gateway {
     /// Its configuration and state.
     pub fn home(&self) -> &Home {
         &self.home
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.server.child.id()
     }
 
     /// Everything that it has logged so far.
