@@ -30,6 +30,28 @@ fn a_stream_ends_well_before_the_gateway_does() {
 }
 
 #[test]
+fn who_waits_for_a_seat_when_it_is_told_to_stop_still_gets_one() {
+    let sims = [paced(1000, 1, &[])];
+    let gateway = before(&sims, 1).start();
+    sims[0].turn(&json!({ "wedged": true }));
+    let start = || gateway.post("/api/chat", &question(1)).key(gateway.key("ann")).start();
+    let seated = start();
+    sims[0].wait_for("slots_in_use", 1);
+    let waiting = [start(), start()];
+    // answered on a connection that came later: these are past the door
+    assert_eq!(gateway.get("/api/tags").key(gateway.key("ann")).send().status, 200);
+    gateway.signal("TERM");
+    refuses_newcomers(&gateway);
+    sims[0].turn(&json!({ "wedged": false }));
+    for wire in std::iter::once(seated).chain(waiting) {
+        assert_eq!(wire.exchange("POST").rest().status, 200);
+    }
+    let (status, log) = gateway.wait();
+    assert_eq!(status.code(), Some(0));
+    assert_last(&log, "stopped: in_flight=0 seats=0 waiting=0 body_bytes=0");
+}
+
+#[test]
 fn a_second_signal_ends_it_at_once() {
     for second in ["TERM", "INT"] {
         let sims = [paced(100, 1, &[])];
