@@ -26,9 +26,6 @@ use crate::telemetry::security_log::SecurityEvent;
 /// streams do not wait for it.
 const LARGE: usize = 256 * 1024;
 
-/// A model's id, where it is no Ollama name, in bytes: it stands in answers and logs.
-const LONGEST_ID: usize = 256;
-
 /// Why a request goes no further.
 pub(super) enum Stop {
     /// It is refused.
@@ -264,20 +261,8 @@ fn name_model(
     permit: &RoutePermit,
     wanted: &Destination,
 ) -> Result<(), Refusal> {
-    let name = match ModelName::parse(&wanted.model) {
-        Ok(name) if gateway.fleet.is_remote(name.key()) => name.marked_cloud(),
-        Ok(name) => name,
-        // other OpenAI-compatible servers name models as they like
-        Err(bad)
-            if bad != BadName::Empty
-                && surface(ctx) == Surface::V1
-                && wanted.model.len() <= LONGEST_ID
-                && !wanted.model.contains(char::is_control) =>
-        {
-            ModelName::opaque(&wanted.model)
-        }
-        Err(bad) => return Err(Refusal::bad_request(format!("field 'model': {bad}"))),
-    };
+    let name = read_name(gateway, &wanted.model)
+        .map_err(|bad| Refusal::bad_request(format!("field 'model': {bad}")))?;
     let searching = if wanted.web_search { permit.authorise_web_search() } else { Ok(()) };
     let allowed = searching.and_then(|()| permit.authorise_model(&name));
     ctx.cloud = name.is_cloud();
@@ -286,6 +271,18 @@ fn name_model(
         log_denial(ctx, &denied.to_string());
         denied.into()
     })
+}
+
+fn read_name(gateway: &Gateway, written: &str) -> Result<ModelName, BadName> {
+    match ModelName::parse(written) {
+        Ok(name) if gateway.fleet.is_remote(name.key()) => Ok(name.marked_cloud()),
+        Ok(name) => Ok(name),
+        // other OpenAI-compatible servers name models as they like
+        Err(bad) => {
+            let name = ModelName::opaque(written);
+            if gateway.fleet.lists(name.key()) { Ok(name) } else { Err(bad) }
+        }
+    }
 }
 
 async fn take_seat(

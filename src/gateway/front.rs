@@ -125,6 +125,7 @@ impl Front {
         }
     }
 
+    /// Answers a request that is none.
     async fn refuse(&self, stream: &mut Stream, from: Arrival, head: &[u8], refusal: &Refusal) {
         let line = lint::glance(head);
         let id = ctx::request_id(None);
@@ -134,29 +135,20 @@ impl Front {
             Ok(head) => write_raw(stream, &head, &body).await,
             Err(_) => return,
         };
-        AccessLine {
-            time: Timestamp::now(),
-            request_id: &id,
-            client: from.client,
-            user_id: None,
-            key_id: None,
-            tier: None,
-            method: line.method,
-            route: "-",
-            model: None,
-            upstream: None,
-            status: if written { refusal.status } else { 0 },
-            bytes: body.len(),
-            tokens_in: None,
-            tokens_out: None,
-            auth_ms: None,
-            queue_ms: None,
-            first_byte_ms: None,
-            total_ms: ms(from.begun.elapsed()),
-            outcome: refusal.reason,
-            cause: None,
+        let status = if written { refusal.status } else { 0 };
+        let access = AccessLine { method: line.method, status, ..from.line(&id, refusal) };
+        access.write(self.config.load().log.access);
+    }
+
+    /// Answers a connection that is one too many, and lets go of it at once: whoever floods must
+    /// not hold more of them by being refused.
+    async fn turn_away(&self, stream: &mut Stream, from: Arrival, refusal: &Refusal) {
+        let id = ctx::request_id(None);
+        let body = refusal.body(route::Dialect::Plain);
+        if let Ok(head) = refusal.head(&id, body.len()) {
+            let _ = timeout(Duration::from_millis(100), stream.write_all(&raw(&head, &body))).await;
         }
-        .write(self.config.load().log.access);
+        from.line(&id, refusal).write(self.config.load().log.access);
     }
 }
 
@@ -178,7 +170,10 @@ impl ServerApp for Front {
         let client = client.ip();
         match admitted {
             Ok(_guard) => self.serve(stream, client, shutdown).await,
-            Err(refusal) => turn_away(&mut stream, &refusal).await,
+            Err(refusal) => {
+                let arrival = Arrival { client, begun: Clock::now() };
+                self.turn_away(&mut stream, arrival, &refusal).await;
+            }
         }
         None
     }
@@ -193,6 +188,34 @@ impl ServerApp for Front {
 struct Arrival {
     client: IpAddr,
     begun: Clock,
+}
+
+impl Arrival {
+    /// The access line of what is refused before it is a request.
+    fn line<'a>(&self, request_id: &'a str, refusal: &'a Refusal) -> AccessLine<'a> {
+        AccessLine {
+            time: Timestamp::now(),
+            request_id,
+            client: self.client,
+            user_id: None,
+            key_id: None,
+            tier: None,
+            method: "",
+            route: "-",
+            model: None,
+            upstream: None,
+            status: refusal.status,
+            bytes: 0,
+            tokens_in: None,
+            tokens_out: None,
+            auth_ms: None,
+            queue_ms: None,
+            first_byte_ms: None,
+            total_ms: ms(self.begun.elapsed()),
+            outcome: refusal.reason,
+            cause: None,
+        }
+    }
 }
 
 /// Why a connection brings no request.
@@ -229,15 +252,6 @@ fn head_too_large() -> Refusal {
 fn skip_empty_lines(bytes: &mut BytesMut) {
     while bytes.starts_with(b"\r\n") {
         let _ = bytes.split_to(2);
-    }
-}
-
-/// Answers a connection that is one too many, and lets go of it at once: whoever floods must not
-/// hold more of them by being refused. No line is written for it, because no request was read.
-async fn turn_away(stream: &mut Stream, refusal: &Refusal) {
-    let body = refusal.body(route::Dialect::Plain);
-    if let Ok(head) = refusal.head(&ctx::request_id(None), body.len()) {
-        let _ = timeout(Duration::from_millis(100), stream.write_all(&raw(&head, &body))).await;
     }
 }
 

@@ -198,7 +198,7 @@ fn an_instance_that_fails_three_times_rests_until_a_probe_and_then_gets_one_tria
     assert!(second.try_recv().is_ok());
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 enum Step {
     Arrive { user: i64, model: usize, concurrency: u32 },
     Leave(usize),

@@ -164,7 +164,7 @@ fn a_body_that_no_route_reads_is_no_request_either() {
             let answer = wire.answer("GET");
             assert_eq!(answer.status, 200, "{path} chunked {chunked}");
             if answer.header("connection") == Some("close") {
-                assert_eq!(wire.drain(std::time::Duration::from_secs(5)), b"", "{path}");
+                assert_eq!(wire.drain(Duration::from_secs(5)), b"", "{path}");
                 wire = gateway.connect();
             }
         }
@@ -191,7 +191,7 @@ fn sixty_mebibytes_arrive_unchanged() {
     let known = gateway.request("POST", "/api/generate").key(gateway.key("admin")).body(body);
     let answer = known.send();
     assert_eq!(answer.status, 200, "{}", answer.text());
-    let answer = known.clone().chunked().send();
+    let answer = known.chunked().send();
     assert_eq!(answer.status, 200, "{}", answer.text());
     let body = prompt(60 << 20, Model::Last);
     assert_arrived(&sim, &[&body, &body], "60 MiB of known length, then in a chunk");

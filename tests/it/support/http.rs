@@ -197,28 +197,6 @@ impl Wire {
         self.line().unwrap_or_else(|error| panic!("no line: {error}"))
     }
 
-    /// Waits for an interim answer, such as 100, and returns its status.
-    pub fn interim(&mut self) -> u16 {
-        let (status, _) = head(self).expect("an interim answer");
-        assert!(status < 200, "{status} is no interim answer");
-        status
-    }
-
-    /// Whether the other side, on this machine, has read all that was sent: Linux tells for each
-    /// connection how much waits to be read.
-    pub fn is_read(&self) -> bool {
-        let port = |it: std::io::Result<SocketAddr>| format!(":{:04X}", it.expect("open").port());
-        let (ours, theirs) = (port(self.stream.local_addr()), port(self.stream.peer_addr()));
-        let table = std::fs::read_to_string("/proc/net/tcp").expect("Linux has it");
-        let mut rows = table.lines().map(|row| row.split_whitespace().collect::<Vec<_>>());
-        rows.any(|row| {
-            row.len() > 4
-                && row[1].ends_with(&theirs)
-                && row[2].ends_with(&ours)
-                && row[4].ends_with(":00000000")
-        })
-    }
-
     /// Whether the other side closes, within `limit`, without another byte.
     pub fn closes_within(&mut self, limit: Duration) -> bool {
         let before = self.received.len();

@@ -129,7 +129,7 @@ fn chunks_that_could_be_read_in_two_ways_are_refused() {
         format!("{size}_0{rest}"),
         format!("{size} 1{rest}"),
         format!("fffffffffffffffff{size}{rest}"),
-        format!("{rest}"),
+        rest.to_string(),
         format!("{size}\n{body}\r\n0\r\n\r\n"),
         format!("{size}\r{body}\r\n0\r\n\r\n"),
         format!("{size}\r\n{body}0\r\n\r\n"),
