@@ -12,6 +12,7 @@
 
 mod balance;
 mod bodies;
+mod check;
 mod commands;
 mod door;
 mod failures;
