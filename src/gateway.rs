@@ -233,10 +233,14 @@ impl ProxyHttp for Gateway {
 
     async fn response_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         response: &mut ResponseHeader,
         ctx: &mut Ctx,
     ) -> Result<()> {
+        if session.req_header().version == http::Version::HTTP_10 {
+            // it knows no chunks: the end of the connection is the end of the answer
+            response.remove_header(&http::header::TRANSFER_ENCODING);
+        }
         match self.instance(ctx) {
             Some(instance) => headers::to_client(response, instance, ctx),
             None => Ok(()),

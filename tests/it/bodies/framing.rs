@@ -108,6 +108,19 @@ fn http_1_0_is_answered_and_closed() {
 }
 
 #[test]
+fn a_stream_to_http_1_0_has_no_chunks_and_ends_with_the_connection() {
+    let (_sim, gateway) = pair();
+    let body = r#"{"model":"llama3.2","prompt":"hi","options":{"num_predict":3}}"#;
+    let mut wire = gateway.connect();
+    let length = format!("Content-Length: {}\r\n", body.len());
+    wire.send([head(&gateway, "HTTP/1.0", &length).as_bytes(), body.as_bytes()].concat());
+    let answer = wire.answer("POST");
+    assert_eq!(answer.header("transfer-encoding"), None);
+    let lines = answer.lines();
+    assert!(lines.len() > 1 && lines.last().unwrap()["done"] == true, "{}", answer.text());
+}
+
+#[test]
 fn a_client_that_expects_100_gets_it_and_keeps_its_connection() {
     let (sim, gateway) = pair();
     let mut wire = gateway.connect();
