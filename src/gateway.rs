@@ -2,9 +2,12 @@
 
 mod admit;
 mod body;
+mod cors;
 pub mod ctx;
+pub mod entrance;
 mod finish;
 pub mod front;
+mod h2;
 mod headers;
 mod lint;
 mod local;
@@ -34,6 +37,7 @@ use crate::scheduler::Scheduler;
 use crate::upstream::Fleet;
 use admit::{Admitted, Stop};
 use body::Budget;
+use cors::Preflight;
 use ctx::Ctx;
 use finish::Counter;
 
@@ -157,6 +161,9 @@ impl ProxyHttp for Gateway {
 
     /// Everything that can say no, then the routes that are answered here.
     async fn request_filter(&self, session: &mut Session, ctx: &mut Ctx) -> Result<bool> {
+        if let Some(preflight) = Preflight::of(session.req_header(), ctx) {
+            return local::permit(session, ctx, &preflight).await.map(|()| true);
+        }
         let refusal = match admit::admit(self, session, ctx).await {
             Ok(Admitted::Proxied) => return Ok(false),
             Ok(Admitted::Local(action)) => local::answer(self, session, ctx, action).await?,
@@ -164,8 +171,9 @@ impl ProxyHttp for Gateway {
             Err(Stop::Gone(error)) => return Err(error),
         };
         if let Some(refusal) = refusal {
-            let refusal = ctx.refusal.insert(refusal);
-            refusal::write(session, refusal, ctx.dialect, &ctx.request_id).await?;
+            let written = refusal::write(session, &refusal, ctx).await;
+            ctx.refusal = Some(refusal);
+            written?;
         }
         Ok(true)
     }

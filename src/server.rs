@@ -3,6 +3,8 @@
 //! Pingora's services run here without Pingora's `Server`, which sleeps a whole grace period even
 //! when nothing is left to do, and which goes on deaf when an address cannot be bound.
 
+pub mod certificate;
+
 use std::net::TcpListener;
 use std::os::fd::IntoRawFd;
 use std::sync::Arc;
@@ -23,9 +25,11 @@ use pingora::services::listening::Service;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use crate::auth::verdict::{Authenticator, Options};
-use crate::config::Config;
+use crate::config::{Config, Listen};
+use crate::gateway::entrance::Entrance;
 use crate::gateway::front::Front;
 use crate::gateway::{Gateway, Gauges, Parts};
 use crate::scheduler::Scheduler;
@@ -33,6 +37,7 @@ use crate::store::Store;
 use crate::telemetry;
 use crate::upstream::health::Prober;
 use crate::upstream::{Fleet, peer};
+use certificate::Certificate;
 
 /// Attempts that Pingora may make for one request; ours end earlier.
 const MOST_ATTEMPTS: usize = 6;
@@ -48,6 +53,7 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
     // reqwest and Pingora share one TLS implementation; a second installation changes nothing
     pingora::tls::install_default_crypto_provider();
     raise_file_limit(config.limits.connections);
+    let certificates = certificates(&config)?;
     let sockets = Sockets::bind(&config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(config.threads)
@@ -55,7 +61,7 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    let ended = runtime.block_on(run(config, sockets));
+    let ended = runtime.block_on(run(config, certificates, sockets));
     runtime.shutdown_timeout(LAST_WORDS);
     ended
 }
@@ -74,20 +80,31 @@ fn raise_file_limit(connections: usize) {
     }
 }
 
-async fn run(config: Config, sockets: Sockets) -> anyhow::Result<()> {
+/// The certificate of each listener that has one, in their order.
+type Certificates = Vec<Option<Arc<Certificate>>>;
+
+fn certificates(config: &Config) -> anyhow::Result<Certificates> {
+    let load = |listen: &Listen| listen.tls.as_ref().map(Certificate::load).transpose();
+    Ok(config.listen.iter().map(load).collect::<Result<_, _>>()?)
+}
+
+async fn run(config: Config, certificates: Certificates, sockets: Sockets) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     let (stop, stopping) = watch::channel(false);
     // probes and revocations are watched until the last stream is over
     let (end, ending) = watch::channel(false);
     let draining = Arc::new(AtomicBool::new(false));
     let patience = config.timeouts.drain;
-    let (gateway, gauges) = assemble(config, &draining, &ending).await?;
-    let mut service = gateway.service(sockets.addresses());
+    let entrances = entrances(&config, certificates, &ending)?;
+    let (gateway, gauges) = assemble(config, entrances, &draining, &ending).await?;
+    let services = gateway.services(sockets.addresses());
     sockets.announce();
     let fds = sockets.into_fds();
-    let serving = tokio::spawn(async move {
-        service.start_service(Some(fds), stopping, 1).await;
-    });
+    let mut serving = JoinSet::new();
+    for mut service in services {
+        let (fds, stopping) = (Arc::clone(&fds), stopping.clone());
+        serving.spawn(async move { service.start_service(Some(fds), stopping, 1).await });
+    }
     let manner = signals.next().await;
     draining.store(true, Ordering::Relaxed);
     // accepting ends at once; what is under way goes on
@@ -95,10 +112,26 @@ async fn run(config: Config, sockets: Sockets) -> anyhow::Result<()> {
     if manner == Manner::Gently {
         drain(&gauges, patience, &mut signals).await;
     }
-    let _ = tokio::time::timeout(LAST_WORDS, serving).await;
+    let _ = tokio::time::timeout(LAST_WORDS, serving.join_all()).await;
     let _ = end.send(true);
     log::info!("stopped: {gauges}");
     Ok(())
+}
+
+/// What each listener asks of its connections; the certificates are followed from here on.
+fn entrances(
+    config: &Config,
+    certificates: Certificates,
+    ending: &watch::Receiver<bool>,
+) -> anyhow::Result<Vec<Entrance>> {
+    let entrance = |(listen, certificate): (&Listen, Option<Arc<Certificate>>)| {
+        let tls = certificate.map(|certificate| {
+            tokio::spawn(Arc::clone(&certificate).follow(ending.clone()));
+            certificate.server_config()
+        });
+        Ok(Entrance::new(tls.transpose()?, listen.balancers.clone()))
+    };
+    config.listen.iter().zip(certificates).map(entrance).collect()
 }
 
 async fn drain(gauges: &Gauges, patience: Duration, signals: &mut Signals) {
@@ -118,6 +151,7 @@ async fn drain(gauges: &Gauges, patience: Duration, signals: &mut Signals) {
 /// The gateway with everything that it needs, its probes and its watchers running.
 async fn assemble(
     config: Config,
+    entrances: Vec<Entrance>,
     draining: &Arc<AtomicBool>,
     ending: &watch::Receiver<bool>,
 ) -> anyhow::Result<(Assembled, Gauges)> {
@@ -150,18 +184,20 @@ async fn assemble(
     });
     let gauges = gateway.gauges();
     let idle = config.load().timeouts.idle;
-    Ok((Assembled { front: Front::new(http_proxy(&conf, gateway), config), idle }, gauges))
+    let fronts = Front::all(entrances, http_proxy(&conf, gateway), &config);
+    Ok((Assembled { fronts, idle }, gauges))
 }
 
+/// One front for each listener, in their order.
 struct Assembled {
-    front: Front,
+    fronts: Vec<Front>,
     idle: Duration,
 }
 
 impl Assembled {
-    fn service(self, addresses: Vec<String>) -> Service<Front> {
-        let mut service = Service::new("usher".to_owned(), self.front);
-        for address in addresses {
+    fn services(self, addresses: Vec<String>) -> impl Iterator<Item = Service<Front>> {
+        self.fronts.into_iter().zip(addresses).map(move |(front, address)| {
+            let mut service = Service::new("usher".to_owned(), front);
             // a client that vanished without a word is noticed within a minute, one that stops
             // reading gets the time that it may idle
             let mut options = TcpSocketOptions::default();
@@ -172,40 +208,48 @@ impl Assembled {
                 user_timeout: self.idle,
             });
             service.add_tcp_with_settings(&address, options);
-        }
-        service
+            service
+        })
     }
 }
 
 /// The sockets, bound before anything else is started: a busy address ends the start.
-struct Sockets(Vec<(String, TcpListener)>);
+struct Sockets(Vec<Socket>);
+
+struct Socket {
+    listener: TcpListener,
+    address: String,
+    scheme: &'static str,
+}
 
 impl Sockets {
     fn bind(config: &Config) -> anyhow::Result<Self> {
-        let bind = |listen: &crate::config::Listen| {
+        let bind = |listen: &Listen| {
             let address = listen.address;
             let listener = TcpListener::bind(address)
                 .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
                 .with_context(|| format!("cannot listen on {address}"))?;
             // port 0 is the system's choice, which only the socket knows
-            Ok((listener.local_addr()?.to_string(), listener))
+            let address = listener.local_addr()?.to_string();
+            let scheme = if listen.tls.is_some() { "https" } else { "http" };
+            Ok(Socket { listener, address, scheme })
         };
         config.listen.iter().map(bind).collect::<anyhow::Result<_>>().map(Self)
     }
 
     fn addresses(&self) -> Vec<String> {
-        self.0.iter().map(|(address, _)| address.clone()).collect()
+        self.0.iter().map(|socket| socket.address.clone()).collect()
     }
 
     fn announce(&self) {
-        for (address, _) in &self.0 {
-            log::info!("listening on http://{address}");
+        for Socket { address, scheme, .. } in &self.0 {
+            log::info!("listening on {scheme}://{address}");
         }
     }
 
     fn into_fds(self) -> ListenFds {
         let mut fds = Fds::new();
-        for (address, listener) in self.0 {
+        for Socket { address, listener, .. } in self.0 {
             fds.add(address, listener.into_raw_fd());
         }
         Arc::new(Mutex::new(fds))

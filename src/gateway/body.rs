@@ -76,7 +76,8 @@ pub(super) async fn read(
     if length.is_some_and(|length| length > limit) {
         return Err(Refusal::body_too_large(limit).into());
     }
-    if length.is_none() && session.is_http2() {
+    // what announces no length can be replayed on HTTP/1 alone
+    if length.is_none() && session.as_downstream().as_http1().is_none() {
         return Err(Refusal::new(411, "length_required", "Content-Length is required").into());
     }
     let reading = async {

@@ -10,6 +10,7 @@ use http::HeaderValue;
 use pingora::proxy::Session;
 
 use super::body::Reservation;
+use super::cors;
 use super::finish::InFlight;
 use super::outgoing::Outgoing;
 use super::refusal::Refusal;
@@ -31,8 +32,10 @@ pub struct Ctx {
     pub(super) start: Instant,
     /// The client's own id, or one made here.
     pub(super) request_id: String,
-    /// Who connected.
+    /// Who connected, or for whom a trusted proxy did.
     pub(super) client: ClientAddr,
+    /// The origin of the page that asks, if its browser may let it read the answer.
+    pub(super) origin: Option<HeaderValue>,
     /// What is asked for, once it is known.
     pub(super) route: Option<&'static Route>,
     /// The path to send to the instance: the table's, never the client's.
@@ -131,6 +134,7 @@ impl Ctx {
             start: Instant::now(),
             request_id: String::new(),
             client: ClientAddr::of(SocketAddr::from(([0, 0, 0, 0], 0))),
+            origin: None,
             route: None,
             upstream_path: Cow::Borrowed(""),
             parameter: None,
@@ -162,10 +166,13 @@ impl Ctx {
 
     /// Learns what the connection and the head say.
     pub(super) fn meet(&mut self, session: &Session) {
-        self.request_id = request_id(session.get_header("x-request-id"));
+        let headers = &session.req_header().headers;
+        self.request_id = request_id(headers.get("x-request-id"));
         if let Some(peer) = session.client_addr().and_then(|address| address.as_inet()) {
-            self.client = ClientAddr::of(*peer);
+            let lines = headers.get_all("x-forwarded-for").iter().map(HeaderValue::as_bytes);
+            self.client = ClientAddr::behind(*peer, lines, &self.config.auth.trusted_proxies);
         }
+        self.origin = cors::allowed(headers, &self.config.cors_origins);
         self.watchdog = Watchdog::of(session);
     }
 

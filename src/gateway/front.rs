@@ -25,6 +25,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::Gateway;
 use super::ctx;
+use super::entrance::Entrance;
+use super::h2;
 use super::lint::{self, BadHead};
 use super::refusal::{LINGER, Refusal};
 use super::watchdog::Watched;
@@ -40,17 +42,29 @@ pub const KEEPALIVE: Duration = Duration::from_secs(75);
 const MOST_READ: usize = 64 * 1024 - 1;
 const END_OF_HEAD: &[u8] = b"\r\n\r\n";
 
-/// The application that Pingora runs for each connection.
+/// The application that Pingora runs for each connection of a listener.
 pub struct Front {
+    entrance: Entrance,
     proxy: Arc<HttpProxy<Gateway>>,
     config: Arc<ArcSwap<Config>>,
     connections: Arc<Connections>,
 }
 
 impl Front {
-    /// Puts itself before the proxy.
-    pub fn new(proxy: HttpProxy<Gateway>, config: Arc<ArcSwap<Config>>) -> Self {
-        Self { proxy: Arc::new(proxy), config, connections: Arc::default() }
+    /// Puts one before the proxy for each of these entrances; they count connections together.
+    pub fn all(
+        entrances: Vec<Entrance>,
+        proxy: HttpProxy<Gateway>,
+        config: &Arc<ArcSwap<Config>>,
+    ) -> Vec<Self> {
+        let (proxy, connections) = (Arc::new(proxy), Arc::<Connections>::default());
+        let front = |entrance| Self {
+            entrance,
+            proxy: Arc::clone(&proxy),
+            config: Arc::clone(config),
+            connections: Arc::clone(&connections),
+        };
+        entrances.into_iter().map(front).collect()
     }
 
     async fn serve(&self, stream: Stream, client: IpAddr, shutdown: &ShutdownWatch) {
@@ -156,24 +170,30 @@ impl Front {
 impl ServerApp for Front {
     async fn process_new(
         self: &Arc<Self>,
-        mut stream: Stream,
+        stream: Stream,
         shutdown: &ShutdownWatch,
     ) -> Option<Stream> {
-        if matches!(stream.selected_alpn_proto(), Some(ALPN::H2)) {
-            return ServerApp::process_new(&self.proxy, stream, shutdown).await;
+        let visitor = self.entrance.meet(stream).await?;
+        let config = self.config.load_full();
+        let client = ClientAddr::of(visitor.address);
+        // a proxy that speaks for many is no single client
+        let share = (!client.is_in(&config.auth.trusted_proxies)).then(|| client.bucket());
+        let admitted = self.connections.enter(share, &config.limits);
+        let arrival = Arrival { client: client.ip(), begun: Clock::now() };
+        if let (Err(refusal), true) = (&admitted, self.entrance.is_tls()) {
+            // a handshake costs more than the connection that there is no room for
+            let id = ctx::request_id(None);
+            let line = AccessLine { status: 0, ..arrival.line(&id, refusal) };
+            line.write(config.log.access);
+            return None;
         }
-        let digest = stream.get_socket_digest();
-        let peer = digest.as_ref().and_then(|digest| digest.peer_addr()?.as_inet().copied());
-        let client = ClientAddr::of(peer?);
-        let limits = self.config.load().limits.clone();
-        let admitted = self.connections.enter(client.bucket(), &limits);
-        let client = client.ip();
+        let mut stream = self.entrance.secure(visitor).await?;
         match admitted {
-            Ok(_guard) => self.serve(stream, client, shutdown).await,
-            Err(refusal) => {
-                let arrival = Arrival { client, begun: Clock::now() };
-                self.turn_away(&mut stream, arrival, &refusal).await;
+            Ok(_guard) if matches!(stream.selected_alpn_proto(), Some(ALPN::H2)) => {
+                h2::serve(&self.proxy, stream, &config, shutdown).await;
             }
+            Ok(_guard) => self.serve(stream, arrival.client, shutdown).await,
+            Err(refusal) => self.turn_away(&mut stream, arrival, &refusal).await,
         }
         None
     }
@@ -304,21 +324,28 @@ struct Open {
 /// One open connection.
 struct Connection {
     connections: Arc<Connections>,
-    address: IpAddr,
+    address: Option<IpAddr>,
 }
 
 impl Connections {
-    fn enter(self: &Arc<Self>, address: IpAddr, limits: &Limits) -> Result<Connection, Refusal> {
+    /// Counts one more; without an address, in all alone.
+    fn enter(
+        self: &Arc<Self>,
+        address: Option<IpAddr>,
+        limits: &Limits,
+    ) -> Result<Connection, Refusal> {
         let mut open = self.open.lock();
         if open.in_all >= limits.connections {
             return Err(Refusal::unavailable("connections", "Too many connections", 1));
         }
-        let of_address = open.by_address.entry(address).or_default();
-        if *of_address >= limits.connections_per_ip {
-            let detail = "Too many connections from this address";
-            return Err(Refusal::too_many("connections_per_ip", detail, 1));
+        if let Some(address) = address {
+            let of_address = open.by_address.entry(address).or_default();
+            if *of_address >= limits.connections_per_ip {
+                let detail = "Too many connections from this address";
+                return Err(Refusal::too_many("connections_per_ip", detail, 1));
+            }
+            *of_address += 1;
         }
-        *of_address += 1;
         open.in_all += 1;
         drop(open);
         Ok(Connection { connections: Arc::clone(self), address })
@@ -329,10 +356,11 @@ impl Drop for Connection {
     fn drop(&mut self) {
         let mut open = self.connections.open.lock();
         open.in_all = open.in_all.saturating_sub(1);
-        if let Some(count) = open.by_address.get_mut(&self.address) {
+        let Some(address) = self.address else { return };
+        if let Some(count) = open.by_address.get_mut(&address) {
             *count -= 1;
             if *count == 0 {
-                open.by_address.remove(&self.address);
+                open.by_address.remove(&address);
             }
         }
     }

@@ -4,6 +4,7 @@ use http::HeaderName;
 use pingora::Result;
 use pingora::http::{RequestHeader, ResponseHeader};
 
+use super::cors;
 use super::ctx::Ctx;
 use crate::upstream::Instance;
 
@@ -95,7 +96,7 @@ pub(super) fn to_client(
     response.insert_header("X-Request-Id", &ctx.request_id)?;
     response.insert_header("X-Usher-Upstream", &instance.config.name)?;
     response.insert_header("Server-Timing", server_timing(ctx))?;
-    Ok(())
+    cors::grant(response, ctx)
 }
 
 /// What the instance calls its connection's own in `Connection`.

@@ -12,6 +12,8 @@ use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
 use serde::Serialize;
 
+use super::cors;
+use super::ctx::Ctx;
 use crate::auth::AuthError;
 use crate::payload::BadPayload;
 use crate::policy::Denied;
@@ -225,14 +227,10 @@ impl Refusal {
 }
 
 /// Writes the answer first and only then swallows what the client still sends.
-pub(super) async fn write(
-    session: &mut Session,
-    refusal: &Refusal,
-    dialect: Dialect,
-    request_id: &str,
-) -> Result<()> {
-    let body = refusal.body(dialect);
-    let head = refusal.head(request_id, body.len())?;
+pub(super) async fn write(session: &mut Session, refusal: &Refusal, ctx: &Ctx) -> Result<()> {
+    let body = refusal.body(ctx.dialect);
+    let mut head = refusal.head(&ctx.request_id, body.len())?;
+    cors::grant(&mut head, ctx)?;
     let bodiless = session.req_header().method == http::Method::HEAD;
     session.write_response_header(head, bodiless).await?;
     if !bodiless {

@@ -322,7 +322,7 @@ pub(super) async fn give_up(
     // a client that is already gone cannot be told, and that is no further error
     let _ = match has_begun(session) {
         true => end_visibly(session, &refusal, ctx).await,
-        false => refusal::write(session, &refusal, ctx.dialect, &ctx.request_id).await,
+        false => refusal::write(session, &refusal, ctx).await,
     };
     let error_code = refusal.status;
     ctx.refusal = Some(refusal);

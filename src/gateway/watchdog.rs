@@ -1,10 +1,11 @@
-//! The deadlines of one request, kept by the client's own connection.
+//! The deadlines of one request, kept by the client's own side.
 //!
 //! Pingora has one read time-out for an instance and no limit on a whole request, and no hook runs
 //! while nothing arrives. But while it waits for the instance it always waits for the client too.
-//! So the client's stream is wrapped: when the deadline passes, that wait ends with an error, the
-//! request is unwound as if the client had left, and [`Watchdog::expired`] tells the difference.
-//! Writing to the client still works then, so that it learns why.
+//! So the client's side is wrapped, HTTP/1's connection here and HTTP/2's streams in
+//! [`super::h2`]: when the deadline passes, that wait ends with an error, the request is unwound as
+//! if the client had left, and [`Watchdog::expired`] tells the difference. Writing to the client
+//! still works then, so that it learns why.
 
 use std::io;
 use std::pin::Pin;
@@ -22,7 +23,7 @@ use pingora::proxy::Session;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
-/// The deadline of the request that a connection is working on.
+/// The deadline of the request that a connection or stream is working on.
 #[derive(Debug)]
 pub(super) struct Watchdog {
     base: Instant,
@@ -53,11 +54,13 @@ impl Watchdog {
         }
     }
 
-    /// The watchdog of the connection that this request came on; HTTP/1 alone has one.
+    /// The watchdog of the connection or stream that this request came on.
     pub(super) fn of(session: &Session) -> Option<Arc<Self>> {
-        let stream = session.as_downstream().as_http1()?.stream();
-        let watched = stream.as_any().downcast_ref::<Watched>()?;
-        Some(Arc::clone(&watched.watchdog))
+        let Some(session) = session.as_downstream().as_http1() else {
+            return session.req_header().extensions.get::<Arc<Self>>().cloned();
+        };
+        let watched = session.stream().as_any().downcast_ref::<Watched>()?;
+        Some(watched.watchdog())
     }
 
     /// The step that begins now may take this long.
@@ -102,23 +105,27 @@ impl Watchdog {
     }
 }
 
-/// A client's connection whose reads end when its watchdog's deadline passes.
+/// A watchdog and the timer that wakes it.
 #[derive(Debug)]
-pub(super) struct Watched {
-    inner: Stream,
+pub(super) struct Alarm {
     watchdog: Arc<Watchdog>,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
-impl Watched {
-    /// Wraps a connection.
-    pub(super) fn new(inner: Stream) -> Self {
-        Self { inner, watchdog: Arc::new(Watchdog::new()), timer: None }
+impl Alarm {
+    /// One without a deadline.
+    pub(super) fn new() -> Self {
+        Self { watchdog: Arc::new(Watchdog::new()), timer: None }
     }
 
-    /// Moves only when a timer fires, so that a busy stream pays a store for each chunk, not a
-    /// timer.
-    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    /// What sets its deadline.
+    pub(super) fn watchdog(&self) -> Arc<Watchdog> {
+        Arc::clone(&self.watchdog)
+    }
+
+    /// Ready once the deadline has passed, which then is over. Moves only when a timer fires, so
+    /// that a busy stream pays a store for each chunk, not a timer.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(due) = self.watchdog.due() else { return Poll::Pending };
         let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due)));
         if timer.deadline() > due {
@@ -126,11 +133,31 @@ impl Watched {
         }
         while timer.as_mut().poll(cx).is_ready() {
             if Instant::now() >= due {
+                self.watchdog.expire();
                 return Poll::Ready(());
             }
             timer.as_mut().reset(due);
         }
         Poll::Pending
+    }
+}
+
+/// A client's connection whose reads end when its watchdog's deadline passes.
+#[derive(Debug)]
+pub(super) struct Watched {
+    inner: Stream,
+    alarm: Alarm,
+}
+
+impl Watched {
+    /// Wraps a connection.
+    pub(super) fn new(inner: Stream) -> Self {
+        Self { inner, alarm: Alarm::new() }
+    }
+
+    /// What sets its deadline.
+    pub(super) fn watchdog(&self) -> Arc<Watchdog> {
+        self.alarm.watchdog()
     }
 }
 
@@ -143,8 +170,7 @@ impl AsyncRead for Watched {
         if let Poll::Ready(read) = Pin::new(&mut self.inner).poll_read(cx, buf) {
             return Poll::Ready(read);
         }
-        std::task::ready!(self.poll_deadline(cx));
-        self.watchdog.expire();
+        std::task::ready!(self.alarm.poll(cx));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
