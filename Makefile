@@ -56,6 +56,9 @@ target/.setup-test: Makefile tests/it/sdk/requirements.txt | target/.setup-build
 	@wanted=()
 	compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || command -v initdb >/dev/null || wanted+=(postgresql)
 	command -v redis-server >/dev/null || wanted+=(redis-server)
+	command -v curl >/dev/null || wanted+=(curl)
+	command -v openssl >/dev/null || wanted+=(openssl)
+	command -v nghttp >/dev/null && command -v h2load >/dev/null || wanted+=(nghttp2-client)
 	python3 -c 'import ensurepip, venv' 2>/dev/null || wanted+=(python3-venv)
 	bash -euo pipefail -c "$$INSTALL" install "$${wanted[@]}"
 	.venv/bin/python -c 'import pip' 2>/dev/null || python3 -m venv --clear .venv

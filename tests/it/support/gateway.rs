@@ -29,6 +29,7 @@ pub struct Builder {
     fragments: Vec<String>,
     database: Option<String>,
     environment: Vec<(String, String)>,
+    listeners: Vec<String>,
     unready: bool,
 }
 
@@ -75,6 +76,12 @@ impl Builder {
         self
     }
 
+    /// Listens on a further port with these settings, such as `tls: { cert: a, key: b }`.
+    pub fn listener(mut self, settings: &str) -> Self {
+        self.listeners.push(format!("{{ address: '127.0.0.1:0', {settings} }}"));
+        self
+    }
+
     /// Does not wait for an instance: the gateway is there as soon as it listens.
     pub fn without_waiting(mut self) -> Self {
         self.unready = true;
@@ -107,7 +114,11 @@ impl Builder {
     /// Writes the configuration and no more, for tests of the commands.
     pub fn home(&self) -> Home {
         let directory = tempfile::tempdir().expect("temporary directories can be made");
-        let mut yaml = "listen: [ { address: 127.0.0.1:0 } ]\nstate_dir: state\n".to_owned();
+        let mut yaml = "listen:\n  - { address: 127.0.0.1:0 }\n".to_owned();
+        for listener in &self.listeners {
+            yaml += &format!("  - {listener}\n");
+        }
+        yaml += "state_dir: state\n";
         if let Some(url) = &self.database {
             yaml += &format!("database: '{url}'\n");
         }
@@ -178,6 +189,21 @@ impl Gateway {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where its further listeners are, counted from 0.
+    pub fn listener(&self, number: usize) -> SocketAddr {
+        let mut address = None;
+        eventually("all listeners are announced", || {
+            let log = self.log();
+            let all = log.iter().filter_map(|line| {
+                let (_, url) = line.split_once("listening on http")?;
+                url.trim_start_matches('s').strip_prefix("://")?.parse().ok()
+            });
+            address = all.skip(1 + number).next();
+            address.is_some()
+        });
+        address.expect("found a moment ago")
     }
 
     /// Its base URL, without a slash at the end.
