@@ -148,7 +148,10 @@ impl CustomSession for WatchedStream {
         self.inner.drain_request_body().await
     }
 
-    /// So that the client takes what it has for a part: RST_STREAM instead of an end.
+    /// The client has to take what it has for a part. A reset now would overtake what is still on
+    /// its way to it; without an end, h2 resets the stream behind that, once it is dropped.
+    async fn abandon(&mut self, _why: &str) {}
+
     async fn shutdown(&mut self, _code: u32, _why: &str) {
         self.inner.shutdown();
     }

@@ -39,7 +39,9 @@ fn a_preflight_of_a_listed_page_is_answered_here_without_a_credential() {
         assert_eq!(answer.header("vary"), Some("Origin"));
         assert_eq!(answer.header("access-control-allow-credentials"), None);
         let headers = answer.header("access-control-allow-headers").unwrap();
-        for needed in ["authorization", "x-api-key", "content-type", "anthropic-version", "x-stainless-os"] {
+        for needed in
+            ["authorization", "x-api-key", "content-type", "anthropic-version", "x-stainless-os"]
+        {
             assert!(headers.split(", ").any(|header| header == needed), "{needed} in {headers}");
         }
     }
@@ -73,7 +75,9 @@ fn answers_refusals_and_streams_may_be_read_by_listed_pages() {
         assert_eq!(answer.header("access-control-allow-origin"), Some(PAGE));
         assert_eq!(answer.header("vary"), Some("Origin"));
         let exposed = answer.header("access-control-expose-headers").unwrap();
-        for name in ["X-Request-Id", "Retry-After", "X-Usher-Upstream", "x-ratelimit-limit-requests"] {
+        for name in
+            ["X-Request-Id", "Retry-After", "X-Usher-Upstream", "x-ratelimit-limit-requests"]
+        {
             assert!(exposed.split(", ").any(|header| header == name), "{name} in {exposed}");
         }
     }
@@ -86,7 +90,9 @@ fn answers_refusals_and_streams_may_be_read_by_listed_pages() {
 fn other_pages_get_nothing() {
     let (_instance, gateway) = house();
     let key = gateway.key("ada").to_owned();
-    for origin in ["null", "https://evil.example", "https://app.example.evil.example", "http://app.example"] {
+    for origin in
+        ["null", "https://evil.example", "https://app.example.evil.example", "http://app.example"]
+    {
         let asked = preflight(&gateway, "/api/chat", origin).send();
         assert_eq!(asked.status, 405, "{origin}");
         let sent = gateway.post("/api/chat", &chat("llama3.2")).key(&key).header("Origin", origin);

@@ -121,8 +121,7 @@ pub fn handshake(port: u16, arguments: &[&str]) -> String {
         .stdin(Stdio::null())
         .output()
         .expect("openssl runs");
-    String::from_utf8_lossy(&output.stdout).into_owned()
-        + &String::from_utf8_lossy(&output.stderr)
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
 /// A connection that has shaken hands and says nothing more, until it is dropped.

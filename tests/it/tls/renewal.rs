@@ -31,7 +31,7 @@ fn load(port: u16) -> String {
 #[test]
 fn a_renewed_certificate_is_seen_by_new_connections_and_costs_no_old_one_anything() {
     // 8 tokens a second: the streams outlast the renewal
-    let instance = sim().args(&["--decode-rate", "8"]).start();
+    let instance = sim().args(&["--slots", "4", "--decode-rate", "8"]).start();
     let house = House::before(instance, |gateway| gateway);
     let question = json!({ "model": MODEL, "messages": [{ "role": "user", "content": "hi" }],
         "options": { "num_predict": 60 } });
