@@ -41,6 +41,11 @@ const CONNECTION_WINDOW: u32 = 1 << 20;
 /// What waits to be sent of one stream, bytes.
 const SEND_BUFFER: usize = 64 << 10;
 
+/// How long the last words of a stream that is going to be cut get. A stream that is dropped
+/// without its end is reset, and h2 throws away what waits to be sent then; nothing tells when that
+/// is out, but the connection needs no more than a turn.
+pub(super) const LAST_WORDS: Duration = Duration::from_millis(50);
+
 /// Serves a connection until it ends.
 pub(super) async fn serve(
     proxy: &Arc<HttpProxy<Gateway>>,
@@ -147,10 +152,6 @@ impl CustomSession for WatchedStream {
     async fn drain_request_body(&mut self) -> Result<()> {
         self.inner.drain_request_body().await
     }
-
-    /// The client has to take what it has for a part. A reset now would overtake what is still on
-    /// its way to it; without an end, h2 resets the stream behind that, once it is dropped.
-    async fn abandon(&mut self, _why: &str) {}
 
     async fn shutdown(&mut self, _code: u32, _why: &str) {
         self.inner.shutdown();

@@ -12,6 +12,7 @@ use super::Gateway;
 use super::admit::{self, Stop};
 use super::body;
 use super::ctx::{Ctx, Target};
+use super::h2;
 use super::refusal::{self, Refusal};
 use super::watchdog::Deadline;
 use crate::route::{Action, StreamFormat};
@@ -362,6 +363,9 @@ async fn end_visibly(session: &mut Session, refusal: &Refusal, ctx: &Ctx) -> Res
         let line = refusal.stream_end(ctx.dialect, ctx.sse);
         let end = [&before, ctx.outgoing.separator(ctx.sse), &line].concat();
         session.downstream_session.write_response_body(end.into(), false).await?;
+    }
+    if session.as_downstream().is_custom() {
+        tokio::time::sleep(h2::LAST_WORDS).await;
     }
     Ok(())
 }

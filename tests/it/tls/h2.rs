@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::process::Command;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::SendRequest;
@@ -226,6 +225,7 @@ async fn a_stream_that_its_client_resets_frees_its_seat_and_its_place_in_the_que
     let house =
         House::before(instance, |gateway| gateway.config("tiers: { premium: { concurrency: 1 } }"));
     let mut client = connect(&house).await.ready().await.unwrap();
+    let mut other = client.clone();
     let question = stream_of(100_000);
     let mut ask = |body: &Bytes| {
         let head = request(&house, Some(body.len()));
@@ -238,7 +238,10 @@ async fn a_stream_that_its_client_resets_frees_its_seat_and_its_place_in_the_que
     assert!(!body.data().await.unwrap().unwrap().is_empty());
 
     let (_queued, mut second) = ask(&question);
-    tokio::time::sleep(Duration::ZERO).await;
+    // what comes behind it on the connection is served, so it is in the house
+    let health = Request::get("https://localhost/health").body(()).unwrap();
+    let (answer, _) = other.send_request(health, true).unwrap();
+    assert_eq!(answer.await.unwrap().status(), 200);
     second.send_reset(Reason::CANCEL);
     let gone = || {
         let lines = house.gateway.access_lines();
