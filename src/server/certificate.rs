@@ -193,7 +193,10 @@ fn time_left(chain: &[CertificateDer<'_>], now: Timestamp) -> Result<Duration, S
 
 /// What the two files look like from outside, links followed: who replaces a file changes this.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Stamp([Option<(u64, u64, i64, i64, u64)>; 2]);
+struct Stamp([Option<Look>; 2]);
+
+/// Device, inode, seconds and nanoseconds of the last change, size.
+type Look = (u64, u64, i64, i64, u64);
 
 impl Stamp {
     fn of(files: &TlsFiles) -> Self {
