@@ -112,7 +112,8 @@ async fn run(config: Config, certificates: Certificates, sockets: Sockets) -> an
     if manner == Manner::Gently {
         drain(&gauges, patience, &mut signals).await;
     }
-    let _ = tokio::time::timeout(LAST_WORDS, serving.join_all()).await;
+    let accepting = async { while serving.join_next().await.is_some() {} };
+    let _ = tokio::time::timeout(LAST_WORDS, accepting).await;
     let _ = end.send(true);
     log::info!("stopped: {gauges}");
     Ok(())
