@@ -172,6 +172,10 @@ fn connections_are_counted_whatever_they_speak() {
     let held = ["h2", "h2", "http/1.1"].map(|protocol| clients::idle(house.port(), protocol));
     let refused = curl(&house, "/health", &["--http2"]);
     assert_ne!(refused.status, 200, "{refused:?}");
+    crate::support::eventually("the refusal has its line", || {
+        let lines = house.gateway.access_lines();
+        lines.iter().any(|line| line["status"] == 0 && line["outcome"] == "connections_per_ip")
+    });
     let refused = house.gateway.get("/health").send();
     assert_eq!(
         (refused.status, &*refused.detail()),
