@@ -80,6 +80,9 @@ target/.setup-test: Makefile tests/it/sdk/requirements.txt | target/.setup-build
 	compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || command -v initdb >/dev/null || wanted+=(postgresql)
 	command -v redis-server >/dev/null || wanted+=(redis-server)
 	command -v systemd-analyze >/dev/null || wanted+=(systemd)
+	command -v curl >/dev/null || wanted+=(curl)
+	command -v openssl >/dev/null || wanted+=(openssl)
+	command -v nghttp >/dev/null && command -v h2load >/dev/null || wanted+=(nghttp2-client)
 	python3 -c 'import ensurepip, venv' 2>/dev/null || wanted+=(python3-venv)
 	bash -euo pipefail -c "$$INSTALL" install "$${wanted[@]}"
 	.venv/bin/python -c 'import pip' 2>/dev/null || python3 -m venv --clear .venv
@@ -141,14 +144,16 @@ export INSTALL
 # Serves until it is interrupted; whatever it started ends with it.
 define RUN
 taken() { (exec 3<>"/dev/tcp/127.0.0.1/$$1") 2>/dev/null; }
-if taken 8080; then
-  echo "Port 8080 is in use: stop what listens there, or change listen in $$CONFIG." >&2
-  exit 1
+# said before minutes of building rather than after; any other address is checked by usher itself
+if ! grep -q '^listen:' "$$CONFIG" || grep -q '^[^#]*127\.0\.0\.1:8080' "$$CONFIG"; then
+  if taken 8080; then
+    echo "Port 8080 is in use: stop what listens there, or change listen in $$CONFIG." >&2
+    exit 1
+  fi
 fi
 children=()
 trap 'kill "$${children[@]}" 2>/dev/null || true; wait' EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM HUP
+trap 'exit 0' INT TERM HUP
 if [ -n "$$DEMO" ]; then
   for port in 11434 11435 11436; do
     if taken "$$port"; then
@@ -158,7 +163,7 @@ if [ -n "$$DEMO" ]; then
   done
   cargo build --release --locked --bin usher --example ollama-sim
   for port in 11434 11435 11436; do
-    target/release/examples/ollama-sim --listen "127.0.0.1:$$port" >/dev/null &
+    target/release/examples/ollama-sim --listen "127.0.0.1:$$port" --slots 4 >/dev/null &
     children+=($$!)
   done
 else

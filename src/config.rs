@@ -12,6 +12,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 pub use file::{Problems, locate};
 pub use secret::Secret;
 pub use units::{ByteSize, Rate};
@@ -37,6 +39,8 @@ pub struct Config {
     pub balance: Balance,
     /// How instances are probed.
     pub health: Health,
+    /// The origins whose pages may call from a browser, as browsers write them.
+    pub cors_origins: BTreeSet<String>,
     /// How long each step may take.
     pub timeouts: Timeouts,
     /// How large things may grow.
@@ -70,6 +74,23 @@ impl Config {
 pub struct Listen {
     /// Address and port; port 0 lets the system choose.
     pub address: SocketAddr,
+    /// What it proves its name with; `None` is plain HTTP.
+    pub tls: Option<TlsFiles>,
+    /// Balancers, the only ones that may connect: each connection begins with their PROXY header,
+    /// which names the client. `None` is everybody, without such a header.
+    pub balancers: Option<Vec<IpNet>>,
+}
+
+/// The files of a certificate and its key, both PEM. They are read by whoever needs what is in
+/// them: a command that administers keys does not, and may not be allowed to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The certificate, and behind it those between it and a root.
+    pub cert: PathBuf,
+    /// The private key.
+    pub key: PathBuf,
+    /// Where the configuration names them: `FILE:LINE: path.to.key`.
+    pub place: String,
 }
 
 /// Where users and keys are kept.
@@ -88,6 +109,8 @@ pub struct Auth {
     pub api_key_header: http::HeaderName,
     /// How long known identities are served while the database does not answer.
     pub max_stale: Duration,
+    /// The proxies whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpNet>,
 }
 
 /// A tier: a role with limits.

@@ -2,12 +2,16 @@
 
 mod admit;
 mod body;
+mod cors;
 pub mod ctx;
+pub mod entrance;
 mod finish;
 pub mod front;
+mod h2;
 mod headers;
 mod lint;
 mod local;
+mod outgoing;
 mod refusal;
 mod relay;
 pub mod stage;
@@ -33,6 +37,7 @@ use crate::live::Live;
 use crate::scheduler::Scheduler;
 use admit::{Admitted, Stop};
 use body::Budget;
+use cors::Preflight;
 use ctx::Ctx;
 use finish::Counter;
 use front::Connections;
@@ -159,6 +164,9 @@ impl ProxyHttp for Gateway {
 
     /// Everything that can say no, then the routes that are answered here.
     async fn request_filter(&self, session: &mut Session, ctx: &mut Ctx) -> Result<bool> {
+        if let Some(preflight) = Preflight::of(session.req_header(), ctx) {
+            return local::permit(session, ctx, &preflight).await.map(|()| true);
+        }
         let refusal = match admit::admit(self, session, ctx).await {
             Ok(Admitted::Proxied) => return Ok(false),
             Ok(Admitted::Local(action)) => local::answer(self, session, ctx, action).await?,
@@ -166,8 +174,9 @@ impl ProxyHttp for Gateway {
             Err(Stop::Gone(error)) => return Err(error),
         };
         if let Some(refusal) = refusal {
-            let refusal = ctx.refusal.insert(refusal);
-            refusal::write(session, refusal, ctx.dialect, &ctx.request_id).await?;
+            let written = refusal::write(session, &refusal, ctx).await;
+            ctx.refusal = Some(refusal);
+            written?;
         }
         Ok(true)
     }
@@ -235,10 +244,14 @@ impl ProxyHttp for Gateway {
 
     async fn response_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         response: &mut ResponseHeader,
         ctx: &mut Ctx,
     ) -> Result<()> {
+        if session.req_header().version == http::Version::HTTP_10 {
+            // it knows no chunks: the end of the connection is the end of the answer
+            response.remove_header(&http::header::TRANSFER_ENCODING);
+        }
         match ctx.upstream.as_deref() {
             Some(instance) => headers::to_client(response, instance, ctx),
             None => Ok(()),
@@ -247,12 +260,12 @@ impl ProxyHttp for Gateway {
 
     fn response_body_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         body: &mut Option<Bytes>,
         end_of_stream: bool,
         ctx: &mut Ctx,
     ) -> Result<Option<Duration>> {
-        relay::passing(body, end_of_stream, ctx);
+        relay::passing(session, body, end_of_stream, ctx)?;
         Ok(None)
     }
 

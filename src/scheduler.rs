@@ -82,6 +82,11 @@ impl Scheduler {
         self.core.lock().taken()
     }
 
+    /// Whether an instance has not been taken out for its failures.
+    pub fn is_trusted(&self, instance: usize) -> bool {
+        self.core.lock().is_trusted(instance)
+    }
+
     /// Requests that wait.
     pub fn waiting(&self) -> usize {
         self.core.lock().waiting()
@@ -99,6 +104,8 @@ impl Scheduler {
 pub struct Facts {
     /// Its probes succeed.
     pub up: bool,
+    /// The latest of them did.
+    pub answered: bool,
     /// Models that it has.
     pub models: Arc<std::collections::HashSet<ModelKey>>,
     /// Models in its memory.

@@ -3,6 +3,7 @@
 //! Pingora's services run here without Pingora's `Server`, which sleeps a whole grace period even
 //! when nothing is left to do, and which goes on deaf when an address cannot be bound.
 
+pub mod certificate;
 mod ending;
 mod handover;
 mod signals;
@@ -15,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use pingora::listeners::TcpSocketOptions;
 use pingora::protocols::TcpKeepalive;
 use pingora::proxy::http_proxy;
@@ -27,7 +29,8 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::auth::verdict::{Authenticator, Options};
-use crate::config::Config;
+use crate::config::{Config, Listen};
+use crate::gateway::entrance::Entrance;
 use crate::gateway::front::Front;
 use crate::gateway::stage::Stage;
 use crate::gateway::{Gateway, Gauges, Parts};
@@ -38,6 +41,7 @@ use crate::scheduler::Scheduler;
 use crate::store::Store;
 use crate::telemetry::{self, Logging};
 use crate::upstream::health;
+use certificate::Certificate;
 use ending::{Ending, Last};
 use handover::{Inherited, Program};
 use signals::{Order, Signals};
@@ -58,6 +62,8 @@ pub fn serve(config: Config, file: PathBuf) -> anyhow::Result<()> {
     }
     // reqwest and Pingora share one TLS implementation; a second installation changes nothing
     pingora::tls::install_default_crypto_provider();
+    raise_file_limit(config.limits.connections);
+    let certificates = certificates(&config)?;
     let mut inherited = Inherited::receive()?;
     let sockets = Sockets::open(&config, &mut inherited)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -66,10 +72,32 @@ pub fn serve(config: Config, file: PathBuf) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    let start = Start { config, file, logging, inherited, program };
+    let start = Start { config, file, logging, certificates, inherited, program };
     let ended = runtime.block_on(run(start, sockets));
     runtime.shutdown_timeout(LAST_WORDS);
     ended
+}
+
+/// A connection takes one file, and up to one more to an instance. Shells and old service managers
+/// start programs with 1024, and running out makes accepting stop for a second at a time.
+fn raise_file_limit(connections: usize) {
+    let wanted = connections as u64 * 2 + 256;
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
+    let raised = wanted.min(hard).max(soft);
+    if setrlimit(Resource::RLIMIT_NOFILE, raised, hard).is_err() || raised < wanted {
+        log::warn!(
+            "limits.connections: {connections} connections can need {wanted} open files, and the \
+             system allows {raised}: raise the limit (ulimit -n, LimitNOFILE) or lower the setting"
+        );
+    }
+}
+
+/// The certificate of each listener that has one, in their order.
+type Certificates = Vec<Option<Arc<Certificate>>>;
+
+fn certificates(config: &Config) -> anyhow::Result<Certificates> {
+    let load = |listen: &Listen| listen.tls.as_ref().map(Certificate::load).transpose();
+    Ok(config.listen.iter().map(load).collect::<Result<_, _>>()?)
 }
 
 /// What a gateway starts with.
@@ -77,6 +105,7 @@ struct Start {
     config: Config,
     file: PathBuf,
     logging: Logging,
+    certificates: Certificates,
     inherited: Inherited,
     program: Program,
 }
@@ -89,21 +118,26 @@ async fn run(start: Start, sockets: Sockets) -> anyhow::Result<()> {
     // probes and revocations are watched until the last stream is over
     let (end, ending) = watch::channel(false);
     let changes = FileWatch::new(&start.file);
-    let Start { config, file, logging, mut inherited, program } = start;
-    let assembled = assemble(config, file, logging, (staged, ending)).await?;
-    let Assembled { front, gauges, live, reloader } = assembled;
+    let Start { config, file, logging, certificates, mut inherited, program } = start;
+    let doors = entrances(&config, certificates, &ending)?;
+    let settings = (config, file, logging);
+    let assembled = assemble(settings, doors, (staged, ending)).await?;
+    let Assembled { fronts, gauges, live, reloader } = assembled;
     // a successor knows its instances before it serves: nobody is refused in between
     reloader.start_probes(inherited.is_succession()).await;
     let mut tasks = JoinSet::new();
     tasks.spawn(keep_up(reloader, changes, manager.clone())?);
     tasks.spawn(manager.clone().keep_alive());
-    let mut service = service(front, sockets.addresses());
+    let idle = live.load().config.timeouts.idle;
+    let services = services(fronts, idle, sockets.addresses());
     sockets.announce();
     let handles = sockets.handles()?;
     let fds = sockets.into_fds();
-    let serving = tokio::spawn(async move {
-        service.start_service(Some(fds), stopping, 1).await;
-    });
+    let mut serving = JoinSet::new();
+    for mut service in services {
+        let (fds, stopping) = (Arc::clone(&fds), stopping.clone());
+        serving.spawn(async move { service.start_service(Some(fds), stopping, 1).await });
+    }
     inherited.ready();
     manager.ready();
     let last = until_told(&mut signals, &program, &handles, &manager).await;
@@ -116,7 +150,8 @@ async fn run(start: Start, sockets: Sockets) -> anyhow::Result<()> {
         let _ = stop.send(true);
     };
     ending.end(last, accepting_ends).await;
-    let _ = tokio::time::timeout(LAST_WORDS, serving).await;
+    let accepting = async { while serving.join_next().await.is_some() {} };
+    let _ = tokio::time::timeout(LAST_WORDS, accepting).await;
     let _ = end.send(true);
     Ok(())
 }
@@ -162,6 +197,22 @@ async fn other_than_upgrade(signals: &mut Signals) -> Order {
     }
 }
 
+/// What each listener asks of its connections; the certificates are followed from here on.
+fn entrances(
+    config: &Config,
+    certificates: Certificates,
+    ending: &watch::Receiver<bool>,
+) -> anyhow::Result<Vec<Entrance>> {
+    let entrance = |(listen, certificate): (&Listen, Option<Arc<Certificate>>)| {
+        let tls = certificate.map(|certificate| {
+            tokio::spawn(Arc::clone(&certificate).follow(ending.clone()));
+            certificate.server_config()
+        });
+        Ok(Entrance::new(tls.transpose()?, listen.balancers.clone()))
+    };
+    config.listen.iter().zip(certificates).map(entrance).collect()
+}
+
 /// Rereads the configuration when its file changes and when `SIGHUP` says so, for ever.
 fn keep_up(
     reloader: Arc<Reloader>,
@@ -185,9 +236,8 @@ fn keep_up(
 
 /// The gateway with everything that it needs, watching for revocations.
 async fn assemble(
-    config: Config,
-    file: PathBuf,
-    logging: Logging,
+    (config, file, logging): (Config, PathBuf, Logging),
+    doors: Vec<Entrance>,
     (stage, ending): (watch::Receiver<Stage>, watch::Receiver<bool>),
 ) -> anyhow::Result<Assembled> {
     let store = Arc::new(Store::open(&config.database).await?);
@@ -205,32 +255,38 @@ async fn assemble(
     let gauges = gateway.gauges();
     let connections = gateway.connections();
     let conf = Arc::new(ServerConf { max_retries: MOST_ATTEMPTS, ..ServerConf::default() });
-    let front = Front::new((http_proxy(&conf, gateway), connections), Arc::clone(&live), stage);
+    let fronts = Front::all(doors, http_proxy(&conf, gateway), (&live, &connections), &stage);
     let client = health::client()?;
     let live_too = Arc::clone(&live);
     let parts = reload::Parts { file, live: live_too, scheduler, logging, client, ending };
-    Ok(Assembled { front, gauges, live, reloader: Arc::new(Reloader::new(parts)) })
+    Ok(Assembled { fronts, gauges, live, reloader: Arc::new(Reloader::new(parts)) })
 }
 
 struct Assembled {
-    front: Front,
+    /// One for each listener, in their order.
+    fronts: Vec<Front>,
     gauges: Gauges,
     live: Arc<Live>,
     reloader: Arc<Reloader>,
 }
 
-fn service(front: Front, addresses: Vec<String>) -> Service<Front> {
-    let mut service = Service::new("usher".to_owned(), front);
-    for address in addresses {
-        // a client that vanished without a word is noticed within a minute
+fn services(
+    fronts: Vec<Front>,
+    idle: Duration,
+    addresses: Vec<String>,
+) -> impl Iterator<Item = Service<Front>> {
+    fronts.into_iter().zip(addresses).map(move |(front, address)| {
+        let mut service = Service::new("usher".to_owned(), front);
+        // a client that vanished without a word is noticed within a minute, one that stops
+        // reading gets the time that it may idle
         let mut options = TcpSocketOptions::default();
         options.tcp_keepalive = Some(TcpKeepalive {
             idle: Duration::from_secs(30),
             interval: Duration::from_secs(10),
             count: 3,
-            user_timeout: Duration::from_secs(60),
+            user_timeout: idle,
         });
         service.add_tcp_with_settings(&address, options);
-    }
-    service
+        service
+    })
 }

@@ -115,6 +115,13 @@ impl Fleet {
         })
     }
 
+    /// Whether an instance has this model.
+    pub fn lists(&self, model: &ModelKey) -> bool {
+        self.instances
+            .iter()
+            .any(|instance| instance.state.status.load().lists.models.contains(model))
+    }
+
     /// Whether an instance has this model only in name, and would ask another server for it.
     pub fn is_remote(&self, model: &ModelKey) -> bool {
         self.instances

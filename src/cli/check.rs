@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use crate::config::{Config, locate};
+use crate::server::certificate;
 
 /// Prints `FILE: ok`, or every mistake, one a line, on standard error.
 pub fn run(config: Option<PathBuf>) -> ExitCode {
@@ -21,14 +22,28 @@ fn check(
 ) -> ExitCode {
     // a reader that has gone away changes nothing about the answer
     let (printed, code) = match Config::load(path, env) {
-        Ok(config) => {
-            let warned = config.warnings.iter().try_for_each(|line| writeln!(err, "{line}"));
-            (warned.and_then(|()| writeln!(out, "{}: ok", path.display())), ExitCode::SUCCESS)
-        }
+        Ok(config) => judge(&config, path, out, err),
         Err(problems) => (writeln!(err, "{problems}"), ExitCode::FAILURE),
     };
     drop(printed);
     code
+}
+
+/// A configuration that can be read may still name certificates that cannot serve.
+fn judge(
+    config: &Config,
+    path: &Path,
+    out: &mut dyn Write,
+    err: &mut dyn Write,
+) -> (io::Result<()>, ExitCode) {
+    let warned = config.warnings.iter().try_for_each(|line| writeln!(err, "{line}"));
+    let bad = certificate::check(config);
+    if bad.is_empty() {
+        let printed = warned.and_then(|()| writeln!(out, "{}: ok", path.display()));
+        return (printed, ExitCode::SUCCESS);
+    }
+    let printed = warned.and_then(|()| bad.iter().try_for_each(|bad| writeln!(err, "{bad}")));
+    (printed, ExitCode::FAILURE)
 }
 
 #[cfg(test)]

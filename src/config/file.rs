@@ -66,8 +66,7 @@ impl Config {
         let mut found = Vec::new();
         fill::fill(&mut root, "", env, &mut found);
 
-        let base = path.parent().unwrap_or_else(|| Path::new(""));
-        let cx = Context::new(base, found);
+        let cx = Context::new(path, found);
         let config = Item { cx: &cx, node: &root, path: String::new() }.section(sections);
         later::refuse(&root, &cx);
 
@@ -108,6 +107,7 @@ fn sections(root: &Section<'_>) -> Config {
         upstreams,
         balance: bounds::balance(root),
         health: bounds::health(root),
+        cors_origins: listen::cors_origins(root),
         timeouts: bounds::timeouts(root),
         limits: bounds::limits(root),
         threads: bounds::threads(root),

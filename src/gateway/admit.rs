@@ -22,6 +22,7 @@ use crate::policy::{self, RoutePermit};
 use crate::route::{self, Action, BodyKind, Class, Inference, NoRoute, StreamFormat};
 use crate::scheduler::{Refused, Seat, Surface, Ticket, Wish};
 use crate::telemetry::security_log::SecurityEvent;
+use crate::upstream::Fleet;
 
 /// Bodies above this size are looked at on a thread of their own, so that a worker's other
 /// streams do not wait for it.
@@ -96,6 +97,8 @@ pub(super) async fn admit(
         }
         Action::Manage(_) => {
             choose_managed(gateway, session, ctx)?;
+            // the instance never hears of the expectation, so nobody else would answer it
+            body::send_continue(session).await.map_err(Unread::from)?;
             Ok(Admitted::Proxied)
         }
         local => {
@@ -144,8 +147,13 @@ fn log_failure(ctx: &Ctx, error: &AuthError) {
         AuthError::InvalidKey { public_id, .. } => public_id.as_deref(),
         _ => None,
     };
+    let event = match error {
+        // nobody's fault but ours: nothing that an address should be banned for
+        AuthError::Unavailable(_) => "auth_unavailable",
+        _ => "auth_failure",
+    };
     SecurityEvent {
-        event: "auth_failure",
+        event,
         address: ctx.client.ip(),
         request_id: &ctx.request_id,
         route: ctx.route_path(),
@@ -180,15 +188,15 @@ fn authorise(ctx: &Ctx, route: &'static route::Route) -> Result<RoutePermit, Ref
 
 /// A body that we cannot read is a body that we cannot judge, and Ollama unpacks zstd on `/v1`.
 fn refuse_encoded(session: &Session) -> Result<(), Refusal> {
-    match session.get_header("content-encoding") {
-        None => Ok(()),
-        Some(value) if value.as_bytes().eq_ignore_ascii_case(b"identity") => Ok(()),
-        Some(_) => Err(Refusal::new(
-            415,
-            "content_encoding",
-            "Content-Encoding is not supported on requests: send the body as it is",
-        )),
+    let mut codings = session.req_header().headers.get_all("content-encoding").into_iter();
+    if codings.all(|coding| coding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+        return Ok(());
     }
+    Err(Refusal::new(
+        415,
+        "content_encoding",
+        "Content-Encoding is not supported on requests: send the body as it is",
+    ))
 }
 
 async fn read_payload(
@@ -250,15 +258,8 @@ struct Destination {
 }
 
 fn name_model(ctx: &mut Ctx, permit: &RoutePermit, wanted: &Destination) -> Result<(), Refusal> {
-    let name = match ModelName::parse(&wanted.model) {
-        Ok(name) if ctx.fleet.is_remote(name.key()) => name.marked_cloud(),
-        Ok(name) => name,
-        // other OpenAI-compatible servers name models as they like
-        Err(bad) if bad != BadName::Empty && surface(ctx) == Surface::V1 => {
-            ModelName::opaque(&wanted.model)
-        }
-        Err(bad) => return Err(Refusal::bad_request(format!("field 'model': {bad}"))),
-    };
+    let name = read_name(&ctx.fleet, &wanted.model)
+        .map_err(|bad| Refusal::bad_request(format!("field 'model': {bad}")))?;
     let searching = if wanted.web_search { permit.authorise_web_search() } else { Ok(()) };
     let allowed = searching.and_then(|()| permit.authorise_model(&name));
     ctx.cloud = name.is_cloud();
@@ -267,6 +268,18 @@ fn name_model(ctx: &mut Ctx, permit: &RoutePermit, wanted: &Destination) -> Resu
         log_denial(ctx, &denied.to_string());
         denied.into()
     })
+}
+
+fn read_name(fleet: &Fleet, written: &str) -> Result<ModelName, BadName> {
+    match ModelName::parse(written) {
+        Ok(name) if fleet.is_remote(name.key()) => Ok(name.marked_cloud()),
+        Ok(name) => Ok(name),
+        // other OpenAI-compatible servers name models as they like
+        Err(bad) => {
+            let name = ModelName::opaque(written);
+            if fleet.lists(name.key()) { Ok(name) } else { Err(bad) }
+        }
+    }
 }
 
 async fn take_seat(
@@ -307,9 +320,10 @@ pub(super) async fn wait_for_seat(
     let body_done = session.is_body_done();
     let patience = ctx.max_wait.saturating_sub(ctx.timings.queue.unwrap_or_default());
     let outcome = tokio::select! {
+        // whoever has left must not be served, so that is looked at first
         biased;
-        seat = ticket.seat() => Ok(seat),
         gone = client_gone(&mut session.downstream_session), if body_done => Err(Stop::Gone(gone)),
+        seat = ticket.seat() => Ok(seat),
         () = tokio::time::sleep(patience) => {
             let retry_after = gateway.scheduler.retry_after();
             let detail = "No seat became free in time";

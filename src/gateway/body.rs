@@ -24,17 +24,25 @@ const PINGORA_BUFFER: u64 = 64 * 1024;
 /// How much room is made before the client has sent anything: the length is only its claim.
 const FIRST_ROOM: u64 = 256 * 1024;
 
+/// What Pingora says of chunks that are none. Its own names for them are private.
+const MALFORMED: [ErrorType; 2] =
+    [ErrorType::Custom("InvalidChunk"), ErrorType::Custom("InvalidTrailerEnd")];
+
 /// Why a body was not read.
 pub(super) enum Unread {
-    /// The client left, or broke the protocol.
+    /// The client left.
     Gone(Box<Error>),
-    /// It may not be read.
+    /// It may not be read, or cannot be.
     Refused(Refusal),
 }
 
 impl From<Box<Error>> for Unread {
     fn from(error: Box<Error>) -> Self {
-        Self::Gone(error.into_down())
+        match error.etype() {
+            ErrorType::ReadTimedout => Self::Refused(Refusal::body_too_slow()),
+            _ if is_malformed(&error) => Self::Refused(Refusal::malformed_chunks(&error)),
+            _ => Self::Gone(error.into_down()),
+        }
     }
 }
 
@@ -42,6 +50,11 @@ impl From<Refusal> for Unread {
     fn from(refusal: Refusal) -> Self {
         Self::Refused(refusal)
     }
+}
+
+/// Whether a body could not be read because its chunks are malformed.
+pub(super) fn is_malformed(error: &Error) -> bool {
+    MALFORMED.contains(error.etype())
 }
 
 /// The length that the client declared.
@@ -63,7 +76,8 @@ pub(super) async fn read(
     if length.is_some_and(|length| length > limit) {
         return Err(Refusal::body_too_large(limit).into());
     }
-    if length.is_none() && session.is_http2() {
+    // what announces no length can be replayed on HTTP/1 alone
+    if length.is_none() && session.as_downstream().as_http1().is_none() {
         return Err(Refusal::new(411, "length_required", "Content-Length is required").into());
     }
     let reading = async {
@@ -73,10 +87,13 @@ pub(super) async fn read(
             None => read_chunked(session, limit, reservation).await,
         }
     };
-    match tokio::time::timeout(time, reading).await {
-        Ok(read) => read,
-        Err(_) => Err(Refusal::body_too_slow().into()),
+    let read = tokio::time::timeout(time, reading).await;
+    let read = read.unwrap_or_else(|_| Err(Refusal::body_too_slow().into()));
+    if read.is_err() {
+        // where the body ends is unknown: what follows must not be taken for a request
+        session.set_keepalive(None);
     }
+    read
 }
 
 async fn read_known(
@@ -141,7 +158,7 @@ fn head_with_one_byte(session: &Session) -> BytesMut {
     head.extend_from_slice(b" ");
     head.extend_from_slice(request.raw_path());
     head.extend_from_slice(b" HTTP/1.1\r\n");
-    let framing = ["transfer-encoding", "content-length", "expect", "connection"];
+    let framing = ["transfer-encoding", "content-length", "expect"];
     for (name, value) in &request.headers {
         if !framing.contains(&name.as_str()) {
             head.extend_from_slice(name.as_str().as_bytes());
@@ -154,10 +171,11 @@ fn head_with_one_byte(session: &Session) -> BytesMut {
     head
 }
 
-/// Answers `Expect: 100-continue`. Pingora takes the interim answer for an early one and would
-/// turn keep-alive off.
-async fn send_continue(session: &mut Session) -> Result<()> {
-    if session.get_header("expect").is_some() {
+/// Answers `Expect: 100-continue`, which HTTP/1.0 does not know (RFC 9110, 10.1.1). Pingora takes
+/// the interim answer for an early one and would turn keep-alive off.
+pub(super) async fn send_continue(session: &mut Session) -> Result<()> {
+    let old = session.req_header().version == http::Version::HTTP_10;
+    if !old && session.get_header("expect").is_some() {
         let keepalive = session.get_keepalive();
         session.write_continue_response().await?;
         session.set_keepalive(keepalive);

@@ -10,7 +10,9 @@ use http::HeaderValue;
 use pingora::proxy::Session;
 
 use super::body::Reservation;
+use super::cors;
 use super::finish::InFlight;
+use super::outgoing::Outgoing;
 use super::refusal::Refusal;
 use super::watchdog::Watchdog;
 use crate::auth::Principal;
@@ -34,8 +36,10 @@ pub struct Ctx {
     pub(super) start: Instant,
     /// The client's own id, or one made here.
     pub(super) request_id: String,
-    /// Who connected.
+    /// Who connected, or for whom a trusted proxy did.
     pub(super) client: ClientAddr,
+    /// The origin of the page that asks, if its browser may let it read the answer.
+    pub(super) origin: Option<HeaderValue>,
     /// What is asked for, once it is known.
     pub(super) route: Option<&'static Route>,
     /// The path to send to the instance: the table's, never the client's.
@@ -74,6 +78,8 @@ pub struct Ctx {
     pub(super) meter: Option<Meter>,
     /// Whether the answer is a stream of server-sent events.
     pub(super) sse: bool,
+    /// What is on its way to the client.
+    pub(super) outgoing: Outgoing,
     /// Attempts so far, and why they failed.
     pub(super) attempts: Attempts,
     /// How long things took.
@@ -105,6 +111,10 @@ pub struct Attempts {
     pub(super) resends: u32,
     /// Whether the next attempt goes to another instance.
     pub(super) again: bool,
+    /// Instances that have failed it.
+    pub(super) failed: Vec<usize>,
+    /// What the client hears if there is no other instance; else that none can be reached.
+    pub(super) last_word: Option<Refusal>,
     /// When bytes may first have reached the instance, in this attempt.
     pub(super) sent_at: Option<Instant>,
 }
@@ -129,6 +139,7 @@ impl Ctx {
             start: Instant::now(),
             request_id: String::new(),
             client: ClientAddr::of(SocketAddr::from(([0, 0, 0, 0], 0))),
+            origin: None,
             route: None,
             upstream_path: Cow::Borrowed(""),
             parameter: None,
@@ -148,6 +159,7 @@ impl Ctx {
             strip_usage: false,
             meter: None,
             sse: false,
+            outgoing: Outgoing::default(),
             attempts: Attempts::default(),
             timings: Timings::default(),
             watchdog: None,
@@ -159,10 +171,13 @@ impl Ctx {
 
     /// Learns what the connection and the head say.
     pub(super) fn meet(&mut self, session: &Session) {
-        self.request_id = request_id(session.get_header("x-request-id"));
+        let headers = &session.req_header().headers;
+        self.request_id = request_id(headers.get("x-request-id"));
         if let Some(peer) = session.client_addr().and_then(|address| address.as_inet()) {
-            self.client = ClientAddr::of(*peer);
+            let lines = headers.get_all("x-forwarded-for").iter().map(HeaderValue::as_bytes);
+            self.client = ClientAddr::behind(*peer, lines, &self.config.auth.trusted_proxies);
         }
+        self.origin = cors::allowed(headers, &self.config.cors_origins);
         self.watchdog = Watchdog::of(session);
     }
 

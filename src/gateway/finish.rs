@@ -8,6 +8,7 @@ use pingora::Error;
 use pingora::proxy::Session;
 
 use super::ctx::Ctx;
+use crate::route::Action;
 use crate::telemetry::access_log::{AccessLine, ms};
 
 /// Counts the requests that are being worked on.
@@ -42,6 +43,7 @@ pub(super) fn finish(session: &Session, error: Option<&Error>, ctx: &mut Ctx) {
     if let Some(watchdog) = &ctx.watchdog {
         watchdog.rest();
     }
+    note_change(session, ctx);
     ctx.target = None;
     ctx.reservation = None;
     ctx.body = None;
@@ -50,6 +52,18 @@ pub(super) fn finish(session: &Session, error: Option<&Error>, ctx: &mut Ctx) {
         .filter(|response| !response.status.is_informational())
         .map_or(0, |response| response.status.as_u16());
     write_line(session, error, ctx, status);
+}
+
+/// A model that was pulled, copied or deleted is looked for at once, not at the next probe.
+fn note_change(session: &Session, ctx: &Ctx) {
+    let managed = matches!(ctx.route.map(|route| route.action), Some(Action::Manage(_)));
+    let changed = session.response_written().is_some_and(|head| head.status.is_success());
+    if managed
+        && changed
+        && let Some(instance) = &ctx.upstream
+    {
+        instance.suspect();
+    }
 }
 
 fn write_line(session: &Session, error: Option<&Error>, ctx: &Ctx, status: u16) {

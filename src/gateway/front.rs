@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant as Clock};
 
 use async_trait::async_trait;
-use bytes::BytesMut;
+use bytes::{BufMut, BytesMut};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use pingora::apps::{HttpPersistentSettings, HttpServerApp, ServerApp};
@@ -25,7 +25,9 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::Gateway;
 use super::ctx;
-use super::lint;
+use super::entrance::Entrance;
+use super::h2;
+use super::lint::{self, BadHead};
 use super::refusal::{LINGER, Refusal};
 use super::stage::{self, Stage, Step};
 use super::watchdog::Watched;
@@ -37,10 +39,14 @@ use crate::telemetry::access_log::{AccessLine, ms};
 
 /// How long a connection may idle between two requests.
 pub const KEEPALIVE: Duration = Duration::from_secs(75);
+/// What is read of a head and of the body behind it before Pingora takes over: less than its
+/// buffer, because [`super::body`] relies on the body's tail being read later.
+const MOST_READ: usize = 64 * 1024 - 1;
 const END_OF_HEAD: &[u8] = b"\r\n\r\n";
 
-/// The application that Pingora runs for each connection.
+/// The application that Pingora runs for each connection of a listener.
 pub struct Front {
+    entrance: Entrance,
     proxy: Arc<HttpProxy<Gateway>>,
     live: Arc<Live>,
     connections: Arc<Connections>,
@@ -48,18 +54,28 @@ pub struct Front {
 }
 
 impl Front {
-    /// Puts itself before the proxy.
-    pub fn new(
-        (proxy, connections): (HttpProxy<Gateway>, Arc<Connections>),
-        live: Arc<Live>,
-        stage: watch::Receiver<Stage>,
-    ) -> Self {
-        Self { proxy: Arc::new(proxy), live, connections, stage }
+    /// Puts one before the proxy for each of these entrances; they count connections together.
+    pub fn all(
+        entrances: Vec<Entrance>,
+        proxy: HttpProxy<Gateway>,
+        (live, connections): (&Arc<Live>, &Arc<Connections>),
+        stage: &watch::Receiver<Stage>,
+    ) -> Vec<Self> {
+        let proxy = Arc::new(proxy);
+        let front = |entrance| Self {
+            entrance,
+            proxy: Arc::clone(&proxy),
+            live: Arc::clone(live),
+            connections: Arc::clone(connections),
+            stage: stage.clone(),
+        };
+        entrances.into_iter().map(front).collect()
     }
 
     async fn serve(&self, stream: Stream, client: IpAddr, shutdown: &ShutdownWatch) {
         let mut idle = self.live.load().config.timeouts.header;
-        let mut next = Some((Box::new(Watched::new(stream, self.stage.clone())) as Stream, None));
+        let mut next =
+            Some((Box::new(Watched::new(stream, Some(self.stage.clone()))) as Stream, None));
         while let Some((mut stream, settings)) = next.take() {
             let arrival = Arrival { client, begun: Clock::now() };
             let head = match self.read_head(&mut stream, idle).await {
@@ -96,7 +112,7 @@ impl Front {
         let mut bytes = BytesMut::with_capacity(2048);
         let first = tokio::select! {
             biased;
-            read = timeout(idle, stream.read_buf(&mut bytes)) => read,
+            read = timeout(idle, read_some(stream, &mut bytes)) => read,
             () = stage::reached(self.stage.clone(), Step::Closing) => return Err(Unfit::Closed),
         };
         if !matches!(first, Ok(Ok(1..))) {
@@ -112,7 +128,7 @@ impl Front {
             if bytes.len() > config.limits.headers {
                 return Err(Unfit::Refused(bytes, head_too_large()));
             }
-            match timeout_at(deadline, stream.read_buf(&mut bytes)).await {
+            match timeout_at(deadline, read_some(stream, &mut bytes)).await {
                 Ok(Ok(1..)) => {}
                 Ok(_) => return Err(Unfit::Closed),
                 Err(_) => {
@@ -123,37 +139,30 @@ impl Front {
         }
     }
 
+    /// Answers a request that is none.
     async fn refuse(&self, stream: &mut Stream, from: Arrival, head: &[u8], refusal: &Refusal) {
         let line = lint::glance(head);
         let id = ctx::request_id(None);
         let body = refusal.body(route::dialect_of(line.path));
         let written = match refusal.head(&id, body.len()) {
+            Ok(head) if line.method == "HEAD" => write_raw(stream, &head, b"").await,
             Ok(head) => write_raw(stream, &head, &body).await,
             Err(_) => return,
         };
-        AccessLine {
-            time: Timestamp::now(),
-            request_id: &id,
-            client: from.client,
-            user_id: None,
-            key_id: None,
-            tier: None,
-            method: line.method,
-            route: "-",
-            model: None,
-            upstream: None,
-            status: if written { refusal.status } else { 0 },
-            bytes: body.len(),
-            tokens_in: None,
-            tokens_out: None,
-            auth_ms: None,
-            queue_ms: None,
-            first_byte_ms: None,
-            total_ms: ms(from.begun.elapsed()),
-            outcome: refusal.reason,
-            cause: None,
+        let status = if written { refusal.status } else { 0 };
+        let access = AccessLine { method: line.method, status, ..from.line(&id, refusal) };
+        access.write(self.live.load().config.log.access);
+    }
+
+    /// Answers a connection that is one too many, and lets go of it at once: whoever floods must
+    /// not hold more of them by being refused.
+    async fn turn_away(&self, stream: &mut Stream, from: Arrival, refusal: &Refusal) {
+        let id = ctx::request_id(None);
+        let body = refusal.body(route::Dialect::Plain);
+        if let Ok(head) = refusal.head(&id, body.len()) {
+            let _ = timeout(Duration::from_millis(100), stream.write_all(&raw(&head, &body))).await;
         }
-        .write(self.live.load().config.log.access);
+        from.line(&id, refusal).write(self.live.load().config.log.access);
     }
 }
 
@@ -161,22 +170,30 @@ impl Front {
 impl ServerApp for Front {
     async fn process_new(
         self: &Arc<Self>,
-        mut stream: Stream,
+        stream: Stream,
         shutdown: &ShutdownWatch,
     ) -> Option<Stream> {
-        if matches!(stream.selected_alpn_proto(), Some(ALPN::H2)) {
-            return ServerApp::process_new(&self.proxy, stream, shutdown).await;
+        let visitor = self.entrance.meet(stream).await?;
+        let config = Arc::clone(&self.live.load().config);
+        let client = ClientAddr::of(visitor.address);
+        // a proxy that speaks for many is no single client
+        let share = (!client.is_in(&config.auth.trusted_proxies)).then(|| client.bucket());
+        let admitted = self.connections.enter(share, &config.limits);
+        let arrival = Arrival { client: client.ip(), begun: Clock::now() };
+        if let (Err(refusal), true) = (&admitted, self.entrance.is_tls()) {
+            // a handshake costs more than the connection that there is no room for
+            let id = ctx::request_id(None);
+            let line = AccessLine { status: 0, ..arrival.line(&id, refusal) };
+            line.write(config.log.access);
+            return None;
         }
-        let digest = stream.get_socket_digest();
-        let peer = digest.as_ref().and_then(|digest| digest.peer_addr()?.as_inet().copied());
-        let client = ClientAddr::of(peer?).ip();
-        let limits = self.live.load().config.limits.clone();
-        match self.connections.enter(client, &limits) {
-            Ok(_guard) => self.serve(stream, client, shutdown).await,
-            Err(refusal) => {
-                let arrival = Arrival { client, begun: Clock::now() };
-                self.refuse(&mut stream, arrival, b"", &refusal).await;
+        let mut stream = self.entrance.secure(visitor).await?;
+        match admitted {
+            Ok(_guard) if matches!(stream.selected_alpn_proto(), Some(ALPN::H2)) => {
+                h2::serve(&self.proxy, stream, &config, self.stage.clone(), shutdown).await;
             }
+            Ok(_guard) => self.serve(stream, arrival.client, shutdown).await,
+            Err(refusal) => self.turn_away(&mut stream, arrival, &refusal).await,
         }
         None
     }
@@ -193,6 +210,34 @@ struct Arrival {
     begun: Clock,
 }
 
+impl Arrival {
+    /// The access line of what is refused before it is a request.
+    fn line<'a>(&self, request_id: &'a str, refusal: &'a Refusal) -> AccessLine<'a> {
+        AccessLine {
+            time: Timestamp::now(),
+            request_id,
+            client: self.client,
+            user_id: None,
+            key_id: None,
+            tier: None,
+            method: "",
+            route: "-",
+            model: None,
+            upstream: None,
+            status: refusal.status,
+            bytes: 0,
+            tokens_in: None,
+            tokens_out: None,
+            auth_ms: None,
+            queue_ms: None,
+            first_byte_ms: None,
+            total_ms: ms(self.begun.elapsed()),
+            outcome: refusal.reason,
+            cause: None,
+        }
+    }
+}
+
 /// Why a connection brings no request.
 enum Unfit {
     /// It was closed, or idled for too long.
@@ -201,12 +246,20 @@ enum Unfit {
     Refused(BytesMut, Refusal),
 }
 
+async fn read_some(stream: &mut Stream, bytes: &mut BytesMut) -> std::io::Result<usize> {
+    let room = MOST_READ.saturating_sub(bytes.len());
+    stream.read_buf(&mut bytes.limit(room)).await
+}
+
 fn judge(bytes: BytesMut, end: usize, limits: &Limits) -> Result<BytesMut, Unfit> {
     if end > limits.headers {
         return Err(Unfit::Refused(bytes, head_too_large()));
     }
     match lint::check(bytes.get(..end).unwrap_or_default()) {
         Ok(_) => Ok(bytes),
+        Err(bad @ BadHead::TooMany) => {
+            Err(Unfit::Refused(bytes, Refusal::new(431, "head_too_large", bad.to_string())))
+        }
         Err(bad) => Err(Unfit::Refused(bytes, Refusal::bad_request(bad.to_string()))),
     }
 }
@@ -224,17 +277,7 @@ fn skip_empty_lines(bytes: &mut BytesMut) {
 
 /// Writes an answer, then swallows for a while what the client still sends: see [`LINGER`].
 async fn write_raw(stream: &mut Stream, head: &pingora::http::ResponseHeader, body: &[u8]) -> bool {
-    let mut out = BytesMut::with_capacity(512);
-    let reason = head.status.canonical_reason().unwrap_or_default();
-    out.extend_from_slice(format!("HTTP/1.1 {} {reason}\r\n", head.status.as_u16()).as_bytes());
-    for (name, value) in &head.headers {
-        out.extend_from_slice(name.as_str().as_bytes());
-        out.extend_from_slice(b": ");
-        out.extend_from_slice(value.as_bytes());
-        out.extend_from_slice(b"\r\n");
-    }
-    out.extend_from_slice(b"connection: close\r\n\r\n");
-    out.extend_from_slice(body);
+    let out = raw(head, body);
     let writing = async {
         stream.write_all(&out).await?;
         stream.flush().await?;
@@ -249,6 +292,21 @@ async fn write_raw(stream: &mut Stream, head: &pingora::http::ResponseHeader, bo
     })
     .await;
     written
+}
+
+fn raw(head: &pingora::http::ResponseHeader, body: &[u8]) -> BytesMut {
+    let mut out = BytesMut::with_capacity(512);
+    let reason = head.status.canonical_reason().unwrap_or_default();
+    out.extend_from_slice(format!("HTTP/1.1 {} {reason}\r\n", head.status.as_u16()).as_bytes());
+    for (name, value) in &head.headers {
+        out.extend_from_slice(name.as_str().as_bytes());
+        out.extend_from_slice(b": ");
+        out.extend_from_slice(value.as_bytes());
+        out.extend_from_slice(b"\r\n");
+    }
+    out.extend_from_slice(b"connection: close\r\n\r\n");
+    out.extend_from_slice(body);
+    out
 }
 
 /// The open connections, in all and of each address.
@@ -266,7 +324,7 @@ struct Open {
 /// One open connection.
 struct Connection {
     connections: Arc<Connections>,
-    address: IpAddr,
+    address: Option<IpAddr>,
 }
 
 impl Connections {
@@ -275,17 +333,24 @@ impl Connections {
         self.open.lock().in_all
     }
 
-    fn enter(self: &Arc<Self>, address: IpAddr, limits: &Limits) -> Result<Connection, Refusal> {
+    /// Counts one more; without an address, in all alone.
+    fn enter(
+        self: &Arc<Self>,
+        address: Option<IpAddr>,
+        limits: &Limits,
+    ) -> Result<Connection, Refusal> {
         let mut open = self.open.lock();
         if open.in_all >= limits.connections {
             return Err(Refusal::unavailable("connections", "Too many connections", 1));
         }
-        let of_address = open.by_address.entry(address).or_default();
-        if *of_address >= limits.connections_per_ip {
-            let detail = "Too many connections from this address";
-            return Err(Refusal::too_many("connections_per_ip", detail, 1));
+        if let Some(address) = address {
+            let of_address = open.by_address.entry(address).or_default();
+            if *of_address >= limits.connections_per_ip {
+                let detail = "Too many connections from this address";
+                return Err(Refusal::too_many("connections_per_ip", detail, 1));
+            }
+            *of_address += 1;
         }
-        *of_address += 1;
         open.in_all += 1;
         drop(open);
         Ok(Connection { connections: Arc::clone(self), address })
@@ -296,10 +361,11 @@ impl Drop for Connection {
     fn drop(&mut self) {
         let mut open = self.connections.open.lock();
         open.in_all = open.in_all.saturating_sub(1);
-        if let Some(count) = open.by_address.get_mut(&self.address) {
+        let Some(address) = self.address else { return };
+        if let Some(count) = open.by_address.get_mut(&address) {
             *count -= 1;
             if *count == 0 {
-                open.by_address.remove(&self.address);
+                open.by_address.remove(&address);
             }
         }
     }

@@ -4,6 +4,7 @@ use http::HeaderName;
 use pingora::Result;
 use pingora::http::{RequestHeader, ResponseHeader};
 
+use super::cors;
 use super::ctx::Ctx;
 use crate::upstream::Instance;
 
@@ -36,10 +37,15 @@ const FROM_INSTANCE: [&str; 14] = [
     "x-request-id",
 ];
 
-/// The request as the instance gets it, built anew from what may pass.
+/// What an instance's `Connection` cannot take from the client.
+const KEPT: [HeaderName; 3] =
+    [http::header::CONTENT_LENGTH, http::header::CONTENT_TYPE, http::header::TRANSFER_ENCODING];
+
+/// The request as the instance gets it, built anew from what may pass. `passing` is the client's
+/// without what belongs to its connection, as Pingora would have sent it.
 pub(super) fn to_instance(
     client: &RequestHeader,
-    framing: &RequestHeader,
+    passing: &RequestHeader,
     instance: &Instance,
     ctx: &Ctx,
 ) -> Result<RequestHeader> {
@@ -48,7 +54,7 @@ pub(super) fn to_instance(
     out.set_version(http::Version::HTTP_11);
     out.insert_header("Host", &instance.authority)?;
     for name in &TO_INSTANCE {
-        for value in client.headers.get_all(name) {
+        for value in passing.headers.get_all(name) {
             out.append_header(name, value)?;
         }
     }
@@ -58,7 +64,7 @@ pub(super) fn to_instance(
     }
     match &ctx.body {
         Some(body) => out.insert_header("Content-Length", body.len())?,
-        None => copy_framing(framing, &mut out)?,
+        None => copy_framing(passing, &mut out)?,
     }
     Ok(out)
 }
@@ -79,22 +85,26 @@ pub(super) fn to_client(
     instance: &Instance,
     ctx: &Ctx,
 ) -> Result<()> {
-    for name in FROM_INSTANCE {
+    let cors = response.headers.keys().filter(|name| name.as_str().starts_with("access-control-"));
+    let dropped: Vec<HeaderName> = cors.cloned().chain(nominated(response)).collect();
+    for name in &dropped {
         response.remove_header(name);
     }
-    let cors: Vec<HeaderName> = response
-        .headers
-        .keys()
-        .filter(|name| name.as_str().starts_with("access-control-"))
-        .cloned()
-        .collect();
-    for name in &cors {
+    for name in FROM_INSTANCE {
         response.remove_header(name);
     }
     response.insert_header("X-Request-Id", &ctx.request_id)?;
     response.insert_header("X-Usher-Upstream", &instance.config.name)?;
     response.insert_header("Server-Timing", server_timing(ctx))?;
-    Ok(())
+    cors::grant(response, ctx)
+}
+
+/// What the instance calls its connection's own in `Connection`.
+fn nominated(response: &ResponseHeader) -> impl Iterator<Item = HeaderName> {
+    let values = response.headers.get_all(http::header::CONNECTION).into_iter();
+    let names = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    let names = names.filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok());
+    names.filter(|name| !KEPT.contains(name))
 }
 
 /// `auth`, `queue` and `upstream`, in milliseconds (W3C Server Timing).

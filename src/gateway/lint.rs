@@ -7,8 +7,17 @@
 
 use std::str;
 
+use http::uri::PathAndQuery;
+
 /// Headers that one request may have.
 const MOST_HEADERS: usize = 128;
+/// The longest method; the longest registered one is half as long.
+const LONGEST_METHOD: usize = 32;
+/// Names that `Connection` may list. Pingora ends a request with more of them without an answer.
+const MOST_NOMINATIONS: usize = 9;
+/// Headers that `Connection` must not list: whoever could take them away in front of a server that
+/// trusts them would choose what it believes. Pingora refuses the same ones, but without an answer.
+const PROTECTED: [&str; 4] = ["host", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"];
 
 /// What is wrong with a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -40,6 +49,12 @@ pub(super) enum BadHead {
     /// Not exactly one host.
     #[error("Exactly one Host header is required")]
     Host,
+    /// A host with other characters than names, addresses and ports are made of.
+    #[error("Malformed Host header")]
+    HostName,
+    /// A list of headers that are not the connection's own.
+    #[error("Malformed Connection header")]
+    Connection,
 }
 
 /// What the head says that an answer needs before anything else is known.
@@ -66,10 +81,14 @@ pub(super) fn check(head: &[u8]) -> Result<Line<'_>, BadHead> {
     Ok(line.0)
 }
 
-/// The request line of a head, for an answer to one that is refused; empty where unreadable.
+/// What can be read of the request line of a head that is refused; empty where unreadable.
 pub(super) fn glance(head: &[u8]) -> Line<'_> {
     let line = head.split(|byte| *byte == b'\n').next().unwrap_or_default();
-    request_line(line.trim_suffix_cr()).map_or(Line { method: "", path: "" }, |(line, _)| line)
+    let line = str::from_utf8(line.trim_suffix_cr()).unwrap_or_default();
+    let mut fields = line.split(' ');
+    let method = fields.next().filter(|method| is_method(method)).unwrap_or_default();
+    let target = fields.next().filter(|target| is_path(target)).unwrap_or_default();
+    Line { method, path: without_query(target) }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -91,14 +110,31 @@ fn request_line(line: &[u8]) -> Result<(Line<'_>, Version), BadHead> {
         "HTTP/1.0" => Version::Http10,
         _ => return Err(BadHead::Version),
     };
-    if method.is_empty() || !method.bytes().all(|byte| byte.is_ascii_alphabetic()) {
+    if !is_method(method) {
         return Err(BadHead::Syntax);
     }
-    if !target.starts_with('/') || !target.bytes().all(|byte| byte.is_ascii_graphic()) {
+    // CONNECT takes a host instead of a path, and Pingora refuses it before any hook
+    if !is_path(target) || method == "CONNECT" {
         return Err(BadHead::Target);
     }
-    let path = target.split_once('?').map_or(target, |(path, _)| path);
-    Ok((Line { method, path }, version))
+    Ok((Line { method, path: without_query(target) }, version))
+}
+
+fn is_method(method: &str) -> bool {
+    (1..=LONGEST_METHOD).contains(&method.len())
+        && method.bytes().all(|byte| byte.is_ascii_alphabetic())
+}
+
+/// A fragment belongs to no request (RFC 9112, 3.2), and parsers drop it silently. What Pingora's
+/// own parser refuses has to be refused here, because there no hook would hear of it.
+fn is_path(target: &str) -> bool {
+    target.starts_with('/')
+        && target.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#')
+        && PathAndQuery::try_from(target).is_ok()
+}
+
+fn without_query(target: &str) -> &str {
+    target.split_once('?').map_or(target, |(path, _)| path)
 }
 
 #[derive(Default)]
@@ -107,6 +143,7 @@ struct Seen {
     lengths: usize,
     codings: usize,
     hosts: usize,
+    nominations: usize,
 }
 
 impl Seen {
@@ -138,6 +175,25 @@ impl Seen {
             }
         } else if name.eq_ignore_ascii_case(b"host") {
             self.hosts += usize::from(!value.is_empty()) + usize::from(value.is_empty()) * 2;
+            if !value.iter().all(|byte| byte.is_ascii_alphanumeric() || b".-_:[]".contains(byte)) {
+                return Err(BadHead::HostName);
+            }
+        } else if name.eq_ignore_ascii_case(b"connection") {
+            return self.read_nominations(value);
+        }
+        Ok(())
+    }
+
+    fn read_nominations(&mut self, value: &[u8]) -> Result<(), BadHead> {
+        let names = value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+        for name in names.filter(|name| !name.is_empty()) {
+            self.nominations += 1;
+            let is_name = name.iter().all(|byte| byte.is_ascii_alphanumeric() || *byte == b'-');
+            let is_protected =
+                PROTECTED.iter().any(|own| name.eq_ignore_ascii_case(own.as_bytes()));
+            if !is_name || is_protected || self.nominations > MOST_NOMINATIONS {
+                return Err(BadHead::Connection);
+            }
         }
         Ok(())
     }
@@ -214,6 +270,13 @@ mod tests {
             ("GET / HTTP/1.1\r\nHost:\r\n\r\n".to_owned(), BadHead::Host),
             ("GET http://a/api/pull HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(), BadHead::Target),
             ("OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(), BadHead::Target),
+            ("CONNECT /api/pull HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(), BadHead::Target),
+            ("GET /api/tags#x HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(), BadHead::Target),
+            ("GET / HTTP/1.1\r\nHost: a@b\r\n\r\n".to_owned(), BadHead::HostName),
+            ("GET / HTTP/1.1\r\nHost: a/#@b\r\n\r\n".to_owned(), BadHead::HostName),
+            (post("Connection: close, Host\r\n"), BadHead::Connection),
+            (post("Connection: \"x-forwarded-for\"\r\n"), BadHead::Connection),
+            (post(&"Connection: a,b,c,d,e\r\n".repeat(2)), BadHead::Connection),
             ("GET /a b HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(), BadHead::Syntax),
             ("GET / HTTP/2.0\r\nHost: a\r\n\r\n".to_owned(), BadHead::Version),
             ("GET /\r\n\r\n".to_owned(), BadHead::Syntax),
@@ -224,6 +287,13 @@ mod tests {
         ] {
             assert_eq!(fault(&head), Some(expected), "{head:?}");
         }
+    }
+
+    #[test]
+    fn of_a_refused_head_a_glance_shows_what_can_be_read() {
+        assert_eq!(glance(b"HEAD * HTTP/1.1\r\n\r\n"), Line { method: "HEAD", path: "" });
+        assert_eq!(glance(b"GET /a?b HTTP/9.9\r\n"), Line { method: "GET", path: "/a" });
+        assert_eq!(glance(b"\x16\x03\x01"), Line { method: "", path: "" });
     }
 
     #[test]

@@ -6,6 +6,7 @@ use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
 
 use super::Gateway;
+use super::cors::{self, Preflight};
 use super::ctx::Ctx;
 use super::refusal::{self, Refusal};
 use crate::model::ModelName;
@@ -75,6 +76,17 @@ fn compose(gateway: &Gateway, ctx: &Ctx, action: Action) -> Result<Answer, Refus
     }
 }
 
+/// Permits a page what its browser asks for; nobody has to say who they are for that.
+pub(super) async fn permit(session: &mut Session, ctx: &Ctx, preflight: &Preflight) -> Result<()> {
+    let mut head = ResponseHeader::build(204, Some(8))?;
+    head.insert_header("X-Request-Id", &ctx.request_id)?;
+    cors::grant(&mut head, ctx)?;
+    preflight.grant(&mut head)?;
+    session.write_response_header(Box::new(head), true).await?;
+    refusal::linger(session).await;
+    Ok(())
+}
+
 fn no_instance() -> Refusal {
     Refusal::unavailable("no_instance", "No healthy upstream", 2)
 }
@@ -89,6 +101,7 @@ async fn write(session: &mut Session, ctx: &Ctx, answer: Answer) -> Result<()> {
     head.insert_header("Content-Type", answer.content_type)?;
     head.insert_header("Content-Length", answer.body.len())?;
     head.insert_header("X-Request-Id", &ctx.request_id)?;
+    cors::grant(&mut head, ctx)?;
     let bodiless = session.req_header().method == http::Method::HEAD;
     session.write_response_header(Box::new(head), bodiless).await?;
     if !bodiless {

@@ -12,6 +12,8 @@ use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
 use serde::Serialize;
 
+use super::cors;
+use super::ctx::Ctx;
 use crate::auth::AuthError;
 use crate::payload::BadPayload;
 use crate::policy::Denied;
@@ -70,6 +72,11 @@ impl Refusal {
         Self::new(408, "body_timeout", "Request body was not received in time")
     }
 
+    /// The chunks of the body are none.
+    pub(super) fn malformed_chunks(error: &pingora::Error) -> Self {
+        Self::bad_request("Malformed chunked body").because(error.to_string())
+    }
+
     /// No instance has the model.
     pub(super) fn model_not_found(model: &str) -> Self {
         let mut no = Self::new(404, "model_not_found", format!("model '{model}' not found"));
@@ -98,6 +105,11 @@ impl Refusal {
     /// The instance failed before its response head. Names the instance, never its address.
     pub(super) fn bad_gateway(instance: &str, what: &str) -> Self {
         Self::new(502, "upstream_failed", format!("Upstream '{instance}' {what}"))
+    }
+
+    /// The instance ended a stream without its last message.
+    pub(super) fn broken(instance: &str) -> Self {
+        Self::new(502, "broken", format!("Upstream '{instance}' ended its answer too early"))
     }
 
     /// No first byte in time.
@@ -215,14 +227,10 @@ impl Refusal {
 }
 
 /// Writes the answer first and only then swallows what the client still sends.
-pub(super) async fn write(
-    session: &mut Session,
-    refusal: &Refusal,
-    dialect: Dialect,
-    request_id: &str,
-) -> Result<()> {
-    let body = refusal.body(dialect);
-    let head = refusal.head(request_id, body.len())?;
+pub(super) async fn write(session: &mut Session, refusal: &Refusal, ctx: &Ctx) -> Result<()> {
+    let body = refusal.body(ctx.dialect);
+    let mut head = refusal.head(&ctx.request_id, body.len())?;
+    cors::grant(&mut head, ctx)?;
     let bodiless = session.req_header().method == http::Method::HEAD;
     session.write_response_header(head, bodiless).await?;
     if !bodiless {

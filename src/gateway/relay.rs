@@ -6,14 +6,17 @@ use bytes::Bytes;
 use pingora::http::ResponseHeader;
 use pingora::proxy::{FailToProxy, Session};
 use pingora::upstreams::peer::HttpPeer;
-use pingora::{Error, ErrorSource, ErrorType, Result};
+use pingora::{Error, ErrorSource, ErrorType, Result, RetryType};
 
 use super::Gateway;
 use super::admit::{self, Stop};
+use super::body;
 use super::ctx::{Ctx, Target};
+use super::h2;
 use super::refusal::{self, Refusal};
+use super::watchdog::Deadline;
 use crate::route::{Action, StreamFormat};
-use crate::scheduler::{Outcome, Refused, Surface};
+use crate::scheduler::{Outcome, Refused, Surface, Wish};
 use crate::upstream::Instance;
 use crate::usage::{Format, Meter};
 
@@ -23,7 +26,7 @@ const MOST_RECONNECTS: u32 = 2;
 const MOST_RESENDS: u32 = 1;
 /// A pooled connection that the instance had closed before answers our first bytes with a reset at
 /// once. What breaks later broke while the instance worked on it, and is not repeated.
-const STALE: Duration = Duration::from_millis(20);
+const STALE: Duration = Duration::from_millis(50);
 
 /// An error that carries the refusal that is already in [`Ctx`].
 const REFUSED: ErrorType = ErrorType::Custom("refused");
@@ -41,20 +44,18 @@ pub(super) async fn choose(
     session: &mut Session,
     ctx: &mut Ctx,
 ) -> Result<Box<HttpPeer>> {
-    if ctx.attempts.again {
-        ctx.attempts.again = false;
-        if let Err(stop) = move_on(gateway, session, ctx).await {
-            return Err(match stop {
-                Stop::Gone(error) => error,
-                Stop::Refused(refusal) => {
-                    ctx.refusal = Some(refusal);
-                    Error::new(REFUSED)
-                }
-            });
-        }
-    }
     if let Some(watchdog) = &ctx.watchdog {
         watchdog.rest();
+    }
+    let again = std::mem::take(&mut ctx.attempts.again);
+    if again && let Err(stop) = move_on(gateway, session, ctx).await {
+        return Err(match stop {
+            Stop::Gone(error) => error,
+            Stop::Refused(refusal) => {
+                ctx.refusal = Some(refusal);
+                Error::new(REFUSED)
+            }
+        });
     }
     let instance = ctx.upstream.as_ref().ok_or_else(no_target)?;
     Ok(Box::new(instance.peer.clone()))
@@ -67,29 +68,39 @@ pub(super) fn no_target() -> Box<Error> {
 
 /// Leaves the instance that failed for another one. If there is none, the failure stands.
 async fn move_on(gateway: &Gateway, session: &mut Session, ctx: &mut Ctx) -> Result<(), Stop> {
-    let failed = |ctx: &Ctx| Refusal::bad_gateway(ctx.instance_name(), "cannot be reached");
-    match ctx.target.take() {
+    ctx.attempts.failed.extend(ctx.upstream.as_ref().map(|instance| instance.id));
+    let failed = &ctx.attempts.failed;
+    let found = match ctx.target.take() {
         Some(Target::Seat(seat)) => {
-            let Some(wish) = &mut ctx.wish else { return Err(failed(ctx).into()) };
-            wish.excluded.push(seat.instance());
-            let ticket = match seat.elsewhere(wish.clone()) {
-                Ok(ticket) => ticket,
-                Err(Refused::Nowhere(_)) => return Err(failed(ctx).into()),
-                Err(refused) => return Err(admit::no_place(gateway, ctx, refused).into()),
-            };
-            let seat = admit::wait_for_seat(gateway, session, ctx, ticket).await?;
-            ctx.take(Target::Seat(seat), &gateway.live);
+            let Some(wish) = ctx.wish.clone() else { return Err(nowhere_else(ctx)) };
+            let elsewhere = seat.elsewhere(Wish { excluded: failed.clone(), ..wish });
+            let waiting =
+                elsewhere.map(|ticket| admit::wait_for_seat(gateway, session, ctx, ticket));
+            match waiting {
+                Ok(waiting) => Ok(Target::Seat(waiting.await?)),
+                Err(refused) => Err(refused),
+            }
+        }
+        _ => {
+            let model = ctx.model.as_ref().map(|model| model.key());
+            let found = gateway.scheduler.find(model, Surface::Ollama, failed);
+            found.map(Target::Instance).map_err(Refused::from)
+        }
+    };
+    match found {
+        Ok(target) => {
+            ctx.take(target, &gateway.live);
             Ok(())
         }
-        Some(Target::Instance(index)) => {
-            let model = ctx.model.as_ref().map(|model| model.key().clone());
-            let found = gateway.scheduler.find(model.as_ref(), Surface::Ollama, &[index]);
-            let Ok(other) = found else { return Err(failed(ctx).into()) };
-            ctx.take(Target::Instance(other), &gateway.live);
-            Ok(())
-        }
-        None => Err(Refusal::internal("no target to move on from".to_owned()).into()),
+        Err(Refused::Nowhere(_)) => Err(nowhere_else(ctx)),
+        Err(full) => Err(admit::no_place(gateway, ctx, full).into()),
     }
+}
+
+fn nowhere_else(ctx: &mut Ctx) -> Stop {
+    let last_word = ctx.attempts.last_word.take();
+    let unreachable = || Refusal::bad_gateway(ctx.instance_name(), "cannot be reached");
+    last_word.unwrap_or_else(unreachable).into()
 }
 
 /// Nothing was sent: another instance may have it.
@@ -122,7 +133,8 @@ pub(super) fn answered(
     ctx: &mut Ctx,
 ) -> Result<()> {
     let status = response.status.as_u16();
-    if response.status.is_informational() {
+    // 101 is no interim answer: behind it nothing would be HTTP any more
+    if response.status.is_informational() && status != 101 {
         return Ok(());
     }
     if status == 503 && ctx.upstream.as_deref().is_some_and(Instance::is_ollama) {
@@ -162,22 +174,29 @@ fn unusable(status: u16, ctx: &Ctx) -> Option<&'static str> {
 /// Ollama's own queue is full: once more elsewhere, while nothing was promised to the client.
 fn busy(gateway: &Gateway, session: &Session, ctx: &mut Ctx) -> Box<Error> {
     blame(ctx);
-    let again = ctx.attempts.resends < MOST_RESENDS
-        && session.response_written().is_none()
-        && !is_managed(ctx);
+    let again = ctx.attempts.resends < MOST_RESENDS && !has_begun(session) && !is_managed(ctx);
     ctx.attempts.resends += 1;
     ctx.attempts.again = again;
-    if !again {
-        let detail = format!("Upstream '{}' is overloaded", ctx.instance_name());
-        let retry_after = gateway.scheduler.retry_after();
-        ctx.refusal = Some(Refusal::unavailable("upstream_busy", detail, retry_after));
+    let detail = format!("Upstream '{}' is overloaded", ctx.instance_name());
+    let refusal = Refusal::unavailable("upstream_busy", detail, gateway.scheduler.retry_after());
+    match again {
+        true => ctx.attempts.last_word = Some(refusal),
+        false => ctx.refusal = Some(refusal),
     }
     let mut error = Error::new(REFUSED).into_up();
     error.set_retry(again);
     error
 }
 
+/// Whether the client has seen something of the answer; `100 Continue` is none.
+fn has_begun(session: &Session) -> bool {
+    session.response_written().is_some_and(|head| !head.status.is_informational())
+}
+
 fn begin_meter(response: &ResponseHeader, ctx: &mut Ctx) {
+    if !response.status.is_success() {
+        return;
+    }
     let content_type = response.headers.get(http::header::CONTENT_TYPE);
     let is = |kind: &[u8]| content_type.is_some_and(|value| value.as_bytes().starts_with(kind));
     ctx.sse = is(b"text/event-stream");
@@ -194,11 +213,17 @@ fn begin_meter(response: &ResponseHeader, ctx: &mut Ctx) {
         _ if native => Format::OllamaJson,
         _ => Format::OpenAiJson,
     };
-    ctx.meter = Some(Meter::new(format, ctx.strip_usage && ctx.sse));
+    let readable = format != Format::None;
+    ctx.meter = readable.then(|| Meter::new(format, ctx.strip_usage && ctx.sse));
 }
 
 /// A chunk on its way to the client.
-pub(super) fn passing(body: &mut Option<Bytes>, end_of_stream: bool, ctx: &mut Ctx) {
+pub(super) fn passing(
+    session: &Session,
+    body: &mut Option<Bytes>,
+    end_of_stream: bool,
+    ctx: &mut Ctx,
+) -> Result<()> {
     if let Some(watchdog) = &ctx.watchdog
         && !is_managed(ctx)
     {
@@ -216,10 +241,19 @@ pub(super) fn passing(body: &mut Option<Bytes>, end_of_stream: bool, ctx: &mut C
             });
         }
     }
+    if let Some(chunk) = body {
+        ctx.outgoing.pass(chunk, session.body_bytes_sent());
+    }
     if end_of_stream {
         ctx.complete = true;
         ctx.target = None;
+        // an error in the stream is visible as it is; an end that is none would not be
+        if ctx.ended_early() && !ctx.meter.as_ref().is_some_and(|meter| meter.counts().errored) {
+            ctx.refusal = Some(Refusal::broken(ctx.instance_name()));
+            return Err(Error::new(REFUSED).into_up());
+        }
     }
+    Ok(())
 }
 
 /// The exchange broke off. Whose fault was it, and may it be repeated?
@@ -232,44 +266,53 @@ pub(super) fn broken(
     if *error.etype() == REFUSED {
         return error;
     }
-    let from_client = *error.esource() == ErrorSource::Downstream;
-    let expired = ctx.watchdog.as_ref().is_some_and(|watchdog| watchdog.expired());
-    let begun = session.response_written().is_some_and(|r| !r.status.is_informational());
-    let young = ctx.attempts.sent_at.is_some_and(|at| at.elapsed() < STALE);
-    let again = reused
-        && young
-        && !from_client
-        && !begun
+    let again = was_stale(&error, ctx, reused)
+        && !has_begun(session)
         && ctx.attempts.resends < MOST_RESENDS
-        && !is_managed(ctx)
-        && *error.etype() != ErrorType::ReadTimedout;
+        && !is_managed(ctx);
     // never leave the decision open: Pingora panics on an undecided one
     error.set_retry(again);
     if again {
+        // the same instance, another connection: it was the connection that was stale
         ctx.attempts.resends += 1;
-        // the same instance, a fresh connection: it was the connection that was stale
         return error;
     }
-    let cut = ctx.watchdog.as_ref().is_some_and(|watchdog| watchdog.was_cut());
-    if !from_client || (expired && !cut) {
+    let late = ctx.watchdog.as_ref().and_then(|watchdog| watchdog.expired());
+    if *error.esource() != ErrorSource::Downstream || late == Some(Deadline::Phase) {
         blame(ctx);
     }
     error
 }
 
+/// Whether a pooled connection had been closed before it was used: writing failed, or it ended
+/// before an answer, and did so at once.
+fn was_stale(error: &Error, ctx: &Ctx, reused: bool) -> bool {
+    let at_once = ctx.attempts.sent_at.is_some_and(|at| at.elapsed() < STALE);
+    let ended = matches!(error.retry, RetryType::ReusedOnly)
+        || (*error.etype() == ErrorType::WriteError && *error.esource() == ErrorSource::Upstream);
+    reused && at_once && ended
+}
+
 /// The last word on a request that failed.
 pub(super) async fn give_up(session: &mut Session, error: &Error, ctx: &mut Ctx) -> FailToProxy {
-    let expired = ctx.watchdog.as_ref().is_some_and(|watchdog| watchdog.expired());
+    // what the instance held is free, however long the client takes to read why
+    ctx.target = None;
+    // Pingora closes the connection behind this answer: the client should know
+    session.set_keepalive(None);
+    let expired = ctx.watchdog.as_ref().is_some_and(|watchdog| watchdog.expired().is_some());
     let from_client = *error.esource() == ErrorSource::Downstream;
+    if body::is_malformed(error) {
+        // an upload that passes through is read only here
+        ctx.refusal.get_or_insert_with(|| Refusal::malformed_chunks(error));
+    }
     if from_client && !expired && ctx.refusal.is_none() {
         return FailToProxy { error_code: 0, can_reuse_downstream: false };
     }
     let refusal = ctx.refusal.take().unwrap_or_else(|| explain(error, ctx, expired));
-    let begun = session.response_written().is_some_and(|r| !r.status.is_informational());
     // a client that is already gone cannot be told, and that is no further error
-    let _ = match begun {
+    let _ = match has_begun(session) {
         true => end_visibly(session, &refusal, ctx).await,
-        false => refusal::write(session, &refusal, ctx.dialect, &ctx.request_id).await,
+        false => refusal::write(session, &refusal, ctx).await,
     };
     let error_code = refusal.status;
     ctx.refusal = Some(refusal);
@@ -279,7 +322,8 @@ pub(super) async fn give_up(session: &mut Session, error: &Error, ctx: &mut Ctx)
 fn explain(error: &Error, ctx: &Ctx, expired: bool) -> Refusal {
     let name = ctx.instance_name();
     let timed_out = matches!(error.etype(), ErrorType::ReadTimedout | ErrorType::WriteTimedout);
-    let cut = ctx.watchdog.as_ref().is_some_and(|watchdog| watchdog.was_cut());
+    let late = ctx.watchdog.as_ref().and_then(|watchdog| watchdog.expired());
+    let cut = late == Some(Deadline::Cut);
     let refusal = match error.esource() {
         _ if cut => Refusal::unavailable("stopping", "The server is stopping", 5),
         _ if expired || timed_out => Refusal::gateway_timeout(name),
@@ -291,7 +335,15 @@ fn explain(error: &Error, ctx: &Ctx, expired: bool) -> Refusal {
         }
         _ => Refusal::internal(String::new()),
     };
-    refusal.because(error.to_string())
+    refusal.because(cause(error))
+}
+
+/// Pingora quotes a head that it could not parse, and that may be a piece of somebody's answer.
+fn cause(error: &Error) -> String {
+    match error.etype() {
+        ErrorType::InvalidHTTPHeader => "malformed response head".to_owned(),
+        _ => error.to_string(),
+    }
 }
 
 /// An error line in the stream's own dialect; then the connection is cut without the end that a
@@ -299,8 +351,13 @@ fn explain(error: &Error, ctx: &Ctx, expired: bool) -> Refusal {
 async fn end_visibly(session: &mut Session, refusal: &Refusal, ctx: &Ctx) -> Result<()> {
     let streamed = ctx.sse || ctx.streams;
     if streamed {
+        let before = ctx.outgoing.unwritten(session.body_bytes_sent());
         let line = refusal.stream_end(ctx.dialect, ctx.sse);
-        session.downstream_session.write_response_body(line, false).await?;
+        let end = [&before, ctx.outgoing.separator(ctx.sse), &line].concat();
+        session.downstream_session.write_response_body(end.into(), false).await?;
+    }
+    if session.as_downstream().is_custom() {
+        tokio::time::sleep(h2::LAST_WORDS).await;
     }
     Ok(())
 }

@@ -1,16 +1,17 @@
-//! The deadlines of one request, kept by the client's own connection.
+//! The deadlines of one request, kept by the client's own side.
 //!
 //! Pingora has one read time-out for an instance and no limit on a whole request, and no hook runs
 //! while nothing arrives. But while it waits for the instance it always waits for the client too.
-//! So the client's stream is wrapped: when the deadline passes, that wait ends with an error, the
-//! request is unwound as if the client had left, and [`Watchdog::expired`] tells the difference.
-//! Writing to the client still works then, so that it learns why.
+//! So the client's side is wrapped, HTTP/1's connection here and HTTP/2's streams in
+//! [`super::h2`]: when the deadline passes, that wait ends with an error, the request is unwound as
+//! if the client had left, and [`Watchdog::expired`] tells the difference. Writing to the client
+//! still works then, so that it learns why.
 
 use std::fmt;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -26,15 +27,25 @@ use tokio::time::{Instant, Sleep};
 
 use super::stage::{self, Stage, Step};
 
-/// The deadline of the request that a connection is working on.
+/// The deadline of the request that a connection or stream is working on.
 #[derive(Debug)]
 pub(super) struct Watchdog {
     base: Instant,
     /// Milliseconds after `base`; `NEVER` when no deadline is set.
     phase: AtomicU64,
     total: AtomicU64,
-    expired: AtomicBool,
-    cut: AtomicBool,
+    expired: AtomicU8,
+}
+
+/// Which of the deadlines passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Deadline {
+    /// That of a step: the instance is too slow.
+    Phase,
+    /// That of the whole request: nobody's fault.
+    Total,
+    /// That of the process, which ends.
+    Cut,
 }
 
 const NEVER: u64 = u64::MAX;
@@ -45,16 +56,17 @@ impl Watchdog {
             base: Instant::now(),
             phase: AtomicU64::new(NEVER),
             total: AtomicU64::new(NEVER),
-            expired: AtomicBool::new(false),
-            cut: AtomicBool::new(false),
+            expired: AtomicU8::new(0),
         }
     }
 
-    /// The watchdog of the connection that this request came on; HTTP/1 alone has one.
+    /// The watchdog of the connection or stream that this request came on.
     pub(super) fn of(session: &Session) -> Option<Arc<Self>> {
-        let stream = session.as_downstream().as_http1()?.stream();
-        let watched = stream.as_any().downcast_ref::<Watched>()?;
-        Some(Arc::clone(&watched.watchdog))
+        let Some(session) = session.as_downstream().as_http1() else {
+            return session.req_header().extensions.get::<Arc<Self>>().cloned();
+        };
+        let watched = session.stream().as_any().downcast_ref::<Watched>()?;
+        Some(watched.watchdog())
     }
 
     /// The step that begins now may take this long.
@@ -73,14 +85,25 @@ impl Watchdog {
         self.total.store(NEVER, Ordering::Relaxed);
     }
 
-    /// Whether a deadline has passed and ended the request.
-    pub(super) fn expired(&self) -> bool {
-        self.expired.load(Ordering::Relaxed)
+    /// The deadline that has passed and ended the request.
+    pub(super) fn expired(&self) -> Option<Deadline> {
+        match self.expired.load(Ordering::Relaxed) {
+            0 => None,
+            1 => Some(Deadline::Phase),
+            2 => Some(Deadline::Total),
+            _ => Some(Deadline::Cut),
+        }
     }
 
-    /// Whether the request was ended because this process ends.
-    pub(super) fn was_cut(&self) -> bool {
-        self.cut.load(Ordering::Relaxed)
+    fn expire(&self) {
+        let total = self.total.load(Ordering::Relaxed) < self.phase.load(Ordering::Relaxed);
+        self.expired.store(if total { 2 } else { 1 }, Ordering::Relaxed);
+        self.rest();
+    }
+
+    fn cut(&self) {
+        self.expired.store(3, Ordering::Relaxed);
+        self.rest();
     }
 
     fn after(&self, limit: Duration) -> u64 {
@@ -94,41 +117,54 @@ impl Watchdog {
     }
 }
 
-/// A client's connection whose reads end when its watchdog's deadline passes.
-pub(super) struct Watched {
-    inner: Stream,
+/// A watchdog and the timer that wakes it.
+pub(super) struct Alarm {
     watchdog: Arc<Watchdog>,
     timer: Option<Pin<Box<Sleep>>>,
-    /// Resolves when the process has no more time for anybody; `None` once it has.
-    cut: Option<Pin<Box<dyn Future<Output = ()> + Send + Sync>>>,
+    cut: Cut,
 }
 
-impl fmt::Debug for Watched {
+/// Whether the process has time for anybody.
+enum Cut {
+    /// It has none, so that nothing is waited for any more.
+    Done,
+    /// This is not asked.
+    Never,
+    /// It has until this resolves.
+    Waiting(Pin<Box<dyn Future<Output = ()> + Send + Sync>>),
+}
+
+impl fmt::Debug for Alarm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Watched").field("watchdog", &self.watchdog).finish_non_exhaustive()
+        f.debug_struct("Alarm").field("watchdog", &self.watchdog).finish_non_exhaustive()
     }
 }
 
-impl Watched {
-    /// Wraps a connection.
-    pub(super) fn new(inner: Stream, stage: watch::Receiver<Stage>) -> Self {
-        let cut: Pin<Box<dyn Future<Output = ()> + Send + Sync>> =
-            Box::pin(stage::reached(stage, Step::Cut));
-        Self { inner, watchdog: Arc::new(Watchdog::new()), timer: None, cut: Some(cut) }
+impl Alarm {
+    /// One without a deadline but for the end of the process, as far as `stage` tells of it.
+    pub(super) fn new(stage: Option<watch::Receiver<Stage>>) -> Self {
+        let waiting = |stage| Cut::Waiting(Box::pin(stage::reached(stage, Step::Cut)));
+        let cut = stage.map_or(Cut::Never, waiting);
+        Self { watchdog: Arc::new(Watchdog::new()), timer: None, cut }
     }
 
-    fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if let Some(cut) = &mut self.cut {
-            std::task::ready!(cut.as_mut().poll(cx));
-            self.cut = None;
-            self.watchdog.cut.store(true, Ordering::Relaxed);
+    /// What sets its deadline.
+    pub(super) fn watchdog(&self) -> Arc<Watchdog> {
+        Arc::clone(&self.watchdog)
+    }
+
+    /// Ready once the deadline has passed, which then is over. Moves only when a timer fires, so
+    /// that a busy stream pays a store for each chunk, not a timer.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Cut::Waiting(cut) = &mut self.cut
+            && cut.as_mut().poll(cx).is_ready()
+        {
+            self.cut = Cut::Done;
         }
-        Poll::Ready(())
-    }
-
-    /// Moves only when a timer fires, so that a busy stream pays a store for each chunk, not a
-    /// timer.
-    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Cut::Done = self.cut {
+            self.watchdog.cut();
+            return Poll::Ready(());
+        }
         let Some(due) = self.watchdog.due() else { return Poll::Pending };
         let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due)));
         if timer.deadline() > due {
@@ -136,11 +172,31 @@ impl Watched {
         }
         while timer.as_mut().poll(cx).is_ready() {
             if Instant::now() >= due {
+                self.watchdog.expire();
                 return Poll::Ready(());
             }
             timer.as_mut().reset(due);
         }
         Poll::Pending
+    }
+}
+
+/// A client's connection whose reads end when its watchdog's deadline passes.
+#[derive(Debug)]
+pub(super) struct Watched {
+    inner: Stream,
+    alarm: Alarm,
+}
+
+impl Watched {
+    /// Wraps a connection.
+    pub(super) fn new(inner: Stream, stage: Option<watch::Receiver<Stage>>) -> Self {
+        Self { inner, alarm: Alarm::new(stage) }
+    }
+
+    /// What sets its deadline.
+    pub(super) fn watchdog(&self) -> Arc<Watchdog> {
+        self.alarm.watchdog()
     }
 }
 
@@ -153,11 +209,7 @@ impl AsyncRead for Watched {
         if let Poll::Ready(read) = Pin::new(&mut self.inner).poll_read(cx, buf) {
             return Poll::Ready(read);
         }
-        if self.poll_cut(cx).is_pending() {
-            std::task::ready!(self.poll_deadline(cx));
-        }
-        self.watchdog.rest();
-        self.watchdog.expired.store(true, Ordering::Relaxed);
+        std::task::ready!(self.alarm.poll(cx));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }

@@ -28,31 +28,70 @@ pub struct Breaker {
     failures: u32,
     pause: Duration,
     until: Option<Instant>,
+    epoch: Epoch,
+    trials: u32,
 }
+
+/// A stretch of time between two turns for the worse: what a request of an earlier one has to say
+/// is old news.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Epoch(u64);
 
 impl Default for Breaker {
     fn default() -> Self {
-        Self { state: State::Closed, failures: 0, pause: FIRST_PAUSE, until: None }
+        Self {
+            state: State::Closed,
+            failures: 0,
+            pause: FIRST_PAUSE,
+            until: None,
+            epoch: Epoch::default(),
+            trials: 0,
+        }
     }
 }
 
 impl Breaker {
-    /// Whether one more request may be given to an instance that works on `in_flight`.
-    pub fn admits(&self, in_flight: u32) -> bool {
+    /// Whether one more request may be given to the instance.
+    pub fn admits(&self) -> bool {
         match self.state {
             State::Closed => true,
             State::Open => false,
-            State::Trial => in_flight == 0,
+            State::Trial => self.trials == 0,
         }
     }
 
-    /// The instance answered.
-    pub fn success(&mut self) {
-        *self = Self::default();
+    /// A request is given to the instance; what it has to say later belongs to this epoch.
+    pub fn enter(&mut self) -> Epoch {
+        self.trials += u32::from(self.state == State::Trial);
+        self.epoch
     }
 
-    /// The instance failed through its own fault.
-    pub fn failure(&mut self, now: Instant) {
+    /// The instance began to answer a request. That ends a trial, and forgives nothing else: an
+    /// instance may well die in the middle of every answer.
+    pub fn answered(&mut self, epoch: Epoch) {
+        if epoch == self.epoch && self.state == State::Trial {
+            self.close();
+        }
+    }
+
+    /// A request of this epoch left the instance: it failed, or not, or nothing can be said.
+    pub fn leave(&mut self, epoch: Epoch, failed: Option<bool>, now: Instant) {
+        if epoch != self.epoch {
+            return;
+        }
+        self.trials = self.trials.saturating_sub(u32::from(self.state == State::Trial));
+        match failed {
+            Some(true) => self.failure(now),
+            Some(false) => self.close(),
+            None => {}
+        }
+    }
+
+    fn close(&mut self) {
+        *self = Self { epoch: self.epoch, ..Self::default() };
+    }
+
+    fn failure(&mut self, now: Instant) {
         self.failures = self.failures.saturating_add(1);
         let opens =
             self.state == State::Trial || (self.state == State::Closed && self.failures >= FALL);
@@ -60,7 +99,7 @@ impl Breaker {
             if self.state == State::Trial {
                 self.pause = (self.pause * 2).min(LONGEST_PAUSE);
             }
-            self.state = State::Open;
+            self.turn(State::Open);
             self.until = Some(now + self.pause);
         }
     }
@@ -68,8 +107,14 @@ impl Breaker {
     /// A probe of the instance succeeded: once its pause is over, one request may try it.
     pub fn probed(&mut self, now: Instant) {
         if self.state == State::Open && self.until.is_none_or(|until| now >= until) {
-            self.state = State::Trial;
+            self.turn(State::Trial);
         }
+    }
+
+    fn turn(&mut self, state: State) {
+        self.state = state;
+        self.epoch.0 += 1;
+        self.trials = 0;
     }
 
     /// Where it stands.
@@ -82,40 +127,92 @@ impl Breaker {
 mod tests {
     use super::*;
 
+    fn fail(breaker: &mut Breaker, now: Instant) {
+        let epoch = breaker.enter();
+        breaker.leave(epoch, Some(true), now);
+    }
+
+    fn succeed(breaker: &mut Breaker, now: Instant) {
+        let epoch = breaker.enter();
+        breaker.answered(epoch);
+        breaker.leave(epoch, Some(false), now);
+    }
+
     #[test]
     fn opens_after_three_failures_in_a_row_and_returns_through_one_trial() {
         let start = Instant::now();
         let mut breaker = Breaker::default();
-        breaker.failure(start);
-        breaker.failure(start);
-        breaker.success();
-        breaker.failure(start);
-        breaker.failure(start);
-        assert!(breaker.admits(3), "a success in between starts the count anew");
-        breaker.failure(start);
-        assert!(!breaker.admits(0));
+        fail(&mut breaker, start);
+        fail(&mut breaker, start);
+        succeed(&mut breaker, start);
+        fail(&mut breaker, start);
+        fail(&mut breaker, start);
+        assert!(breaker.admits(), "a success in between starts the count anew");
+        fail(&mut breaker, start);
+        assert!(!breaker.admits());
         breaker.probed(start + Duration::from_millis(499));
         assert_eq!(breaker.state(), State::Open, "the pause is not over");
         breaker.probed(start + FIRST_PAUSE);
-        assert!(breaker.admits(0) && !breaker.admits(1), "one trial at a time");
-        breaker.success();
-        assert!(breaker.admits(7));
+        assert!(breaker.admits());
+        let trial = breaker.enter();
+        assert!(!breaker.admits(), "one trial at a time");
+        breaker.answered(trial);
+        assert!(breaker.admits());
     }
 
     #[test]
     fn a_failed_trial_doubles_the_pause_up_to_a_bound() {
         let mut now = Instant::now();
         let mut breaker = Breaker::default();
-        (0..FALL).for_each(|_| breaker.failure(now));
+        (0..FALL).for_each(|_| fail(&mut breaker, now));
         let mut pause = FIRST_PAUSE;
         for _ in 0..8 {
             now += pause;
             breaker.probed(now);
             assert_eq!(breaker.state(), State::Trial);
-            breaker.failure(now);
+            fail(&mut breaker, now);
             pause = (pause * 2).min(LONGEST_PAUSE);
             breaker.probed(now + pause - Duration::from_millis(1));
             assert_eq!(breaker.state(), State::Open);
         }
+    }
+
+    #[test]
+    fn requests_from_before_the_failure_neither_delay_nor_end_a_trial() {
+        let start = Instant::now();
+        let mut breaker = Breaker::default();
+        let (answers_late, fails_late) = (breaker.enter(), breaker.enter());
+        (0..FALL).for_each(|_| fail(&mut breaker, start));
+        breaker.answered(answers_late);
+        assert_eq!(breaker.state(), State::Open, "an old answer says nothing of now");
+        breaker.probed(start + FIRST_PAUSE);
+        assert!(breaker.admits(), "an old stream is no trial");
+        breaker.leave(fails_late, Some(true), start);
+        assert_eq!(breaker.state(), State::Trial);
+        breaker.leave(answers_late, Some(false), start);
+        assert_eq!(breaker.state(), State::Trial);
+    }
+
+    #[test]
+    fn answers_that_never_come_to_their_end_count_as_failures() {
+        let start = Instant::now();
+        let mut breaker = Breaker::default();
+        for _ in 0..FALL {
+            let epoch = breaker.enter();
+            breaker.answered(epoch);
+            breaker.leave(epoch, Some(true), start);
+        }
+        assert_eq!(breaker.state(), State::Open);
+    }
+
+    #[test]
+    fn a_trial_of_which_nothing_can_be_said_makes_room_for_another() {
+        let start = Instant::now();
+        let mut breaker = Breaker::default();
+        (0..FALL).for_each(|_| fail(&mut breaker, start));
+        breaker.probed(start + FIRST_PAUSE);
+        let trial = breaker.enter();
+        breaker.leave(trial, None, start);
+        assert!(breaker.state() == State::Trial && breaker.admits());
     }
 }

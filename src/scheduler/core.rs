@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::breaker::{Breaker, State};
+use super::breaker::{Breaker, Epoch, State};
 use super::{Facts, Outcome};
 use crate::config::{Balance, Upstream, UpstreamKind};
 use crate::model::{ModelKey, ModelName};
@@ -82,6 +82,7 @@ pub(super) struct Claim {
     model: Option<ModelKey>,
     user: i64,
     since: Instant,
+    epoch: Epoch,
 }
 
 /// The counters of an instance, for people and probes.
@@ -136,6 +137,9 @@ struct Station {
     per_model: HashMap<ModelKey, u32>,
     facts: Facts,
     breaker: Breaker,
+    /// It failed a request and has not answered a probe since: it may be dying, and whoever took
+    /// the seat that was freed would die with it.
+    doubted: bool,
     last_seated: u64,
     /// No longer configured: it gets nobody new, and is gone when the last seat is free.
     retired: bool,
@@ -206,12 +210,17 @@ impl Core {
     }
 
     pub(super) fn release(&mut self, claim: &Claim, outcome: Outcome, now: Instant) {
+        let failed = match outcome {
+            Outcome::Answered => Some(false),
+            Outcome::Failed => Some(true),
+            Outcome::Neutral => None,
+        };
         if outcome == Outcome::Failed
             && let Some(station) = self.stations.get_mut(&claim.instance)
         {
-            station.breaker.failure(now);
+            station.doubted = true;
         }
-        self.unseat(claim);
+        self.unseat(claim, failed, now);
         if outcome == Outcome::Answered {
             let held = now.saturating_duration_since(claim.since);
             self.service = (self.service * 7 + held) / 8;
@@ -219,10 +228,10 @@ impl Core {
         self.dispatch(now);
     }
 
-    pub(super) fn answered(&mut self, instance: usize, now: Instant) {
-        if let Some(station) = self.stations.get_mut(&instance) {
+    pub(super) fn answered(&mut self, claim: &Claim, now: Instant) {
+        if let Some(station) = self.stations.get_mut(&claim.instance) {
             let trial = station.breaker.state() != State::Closed;
-            station.breaker.success();
+            station.breaker.answered(claim.epoch);
             if trial {
                 self.dispatch(now);
             }
@@ -234,6 +243,7 @@ impl Core {
             if facts.up {
                 station.breaker.probed(now);
             }
+            station.doubted &= !facts.answered;
             station.facts = facts;
         }
         self.dispatch(now);
@@ -251,6 +261,10 @@ impl Core {
     /// The stations that are configured.
     fn active(&self) -> impl Iterator<Item = (usize, &Station)> + Clone {
         self.stations.iter().filter(|(_, station)| !station.retired).map(|(id, s)| (*id, s))
+    }
+
+    pub(super) fn is_trusted(&self, instance: usize) -> bool {
+        self.stations.get(&instance).is_some_and(|s| s.breaker.state() == State::Closed)
     }
 
     pub(super) fn waiting(&self) -> usize {
@@ -289,7 +303,7 @@ impl Core {
             && let Err(claim) = waiting.sender.send(claim)
         {
             // unreachable while tickets leave under the lock, and harmless if that ever changes
-            self.unseat(&claim);
+            self.unseat(&claim, None, now);
         }
     }
 
@@ -302,20 +316,22 @@ impl Core {
         let station = self.stations.get_mut(&instance)?;
         station.in_flight += 1;
         station.last_seated = self.seatings;
+        let epoch = station.breaker.enter();
         if let Some(model) = &wish.model {
             *station.per_model.entry(model.clone()).or_default() += 1;
         }
         *self.held_by.entry(wish.user).or_default() += 1;
-        Some(Claim { instance, model: wish.model.clone(), user: wish.user, since: now })
+        Some(Claim { instance, model: wish.model.clone(), user: wish.user, since: now, epoch })
     }
 
-    fn unseat(&mut self, claim: &Claim) {
+    fn unseat(&mut self, claim: &Claim, failed: Option<bool>, now: Instant) {
         decrement(&mut self.held_by, &claim.user);
         let Some(station) = self.stations.get_mut(&claim.instance) else { return };
         station.in_flight = station.in_flight.saturating_sub(1);
         if let Some(model) = &claim.model {
             decrement(&mut station.per_model, model);
         }
+        station.breaker.leave(claim.epoch, failed, now);
         if station.is_gone() {
             self.stations.remove(&claim.instance);
         }
@@ -390,6 +406,7 @@ impl Default for Station {
             per_model: HashMap::new(),
             facts: Facts::default(),
             breaker: Breaker::default(),
+            doubted: false,
             last_seated: 0,
             retired: false,
         }
@@ -430,7 +447,8 @@ impl Station {
         !self.retired
             && self.facts.up
             && self.in_flight < self.slots
-            && self.breaker.admits(self.in_flight)
+            && !self.doubted
+            && self.breaker.admits()
     }
 
     fn can_take(&self, wish: &Wish) -> bool {

@@ -107,7 +107,7 @@ impl Seat {
     /// failure counts when the seat is left.
     pub fn report(&mut self, outcome: Outcome) {
         if outcome == Outcome::Answered && self.outcome != Outcome::Answered {
-            self.scheduler.core.lock().answered(self.claim.instance, Instant::now());
+            self.scheduler.core.lock().answered(&self.claim, Instant::now());
         }
         self.outcome = outcome;
     }

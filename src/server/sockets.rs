@@ -20,6 +20,7 @@ struct Socket {
     wanted: SocketAddr,
     /// As it is.
     address: SocketAddr,
+    scheme: &'static str,
     listener: TcpListener,
 }
 
@@ -38,7 +39,8 @@ impl Sockets {
                 .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
                 .with_context(|| format!("cannot listen on {wanted}"))?;
             // port 0 is the system's choice, which only the socket knows
-            Ok(Socket { wanted, address: listener.local_addr()?, listener })
+            let scheme = if listen.tls.is_some() { "https" } else { "http" };
+            Ok(Socket { wanted, address: listener.local_addr()?, scheme, listener })
         };
         config.listen.iter().map(&mut open).collect::<anyhow::Result<_>>().map(Self)
     }
@@ -51,7 +53,7 @@ impl Sockets {
     /// Says where they listen.
     pub(super) fn announce(&self) {
         for socket in &self.0 {
-            log::info!("listening on http://{}", socket.address);
+            log::info!("listening on {}://{}", socket.scheme, socket.address);
         }
     }
 

@@ -21,7 +21,7 @@ use crate::scheduler::{Facts, Scheduler};
 
 /// A list longer than this is not read.
 const LONGEST_LIST: usize = 16 << 20;
-/// An instance that is down is looked at more often, so that it is back at work soon.
+/// An instance in trouble is looked at more often, so that it is back at work soon.
 const IMPATIENCE: Duration = Duration::from_millis(500);
 
 /// Probes one instance until it is no longer configured or the gateway stops.
@@ -95,7 +95,7 @@ impl Prober {
                 };
                 scheduler.learn(self.instance.id, found);
             }
-            let pause = match self.streak.up {
+            let pause = match self.all_is_well(&scheduler) {
                 true => self.health.interval,
                 false => self.health.interval.min(IMPATIENCE),
             };
@@ -114,6 +114,11 @@ impl Prober {
         }
     }
 
+    /// Its probes succeed and requests are given to it; what was taken out comes back by a probe.
+    fn all_is_well(&self, scheduler: &Scheduler) -> bool {
+        self.streak.up && self.streak.failures == 0 && scheduler.is_trusted(self.id())
+    }
+
     /// Probes now, and remembers in the instance what was found.
     pub async fn probe(&mut self) -> Facts {
         let before = self.instance.status();
@@ -121,9 +126,11 @@ impl Prober {
         let was_up = self.streak.up;
         self.streak.record(found.is_ok(), &self.health);
         self.report(was_up, &found);
+        let answered = found.is_ok();
         let lists = found.map_or_else(|_| Arc::clone(&before.lists), Arc::new);
         let facts = Facts {
             up: self.streak.up,
+            answered,
             models: Arc::clone(&lists.models),
             residents: Arc::clone(&lists.residents),
         };

@@ -10,12 +10,23 @@
     reason = "nothing depends on this crate, and a test fails by panicking"
 )]
 
+mod balance;
+mod bodies;
+mod check;
 mod commands;
+mod cors;
+mod door;
 mod ending;
+mod failures;
 mod house;
 mod install;
+mod record;
 mod reload;
 mod sdk;
 mod sim;
 mod store;
+mod streams;
 mod support;
+mod table;
+mod tls;
+mod wire;

@@ -1,12 +1,10 @@
 //! The real `ollama`, `openai` and `anthropic` SDKs, as people hold them, through Usher.
 
-use std::time::Duration;
-
 use serde_json::{Value, json};
 
 use crate::support::eventually;
 use crate::support::gateway::{Gateway, gateway};
-use crate::support::python::python;
+use crate::support::python::{python, snippet};
 use crate::support::sim::{Sim, sim};
 
 const MODEL: &str = "llama3.2";
@@ -95,6 +93,22 @@ fn the_anthropic_sdk_sends_streams_and_counts() {
     assert_eq!(text["message"]["content"][0]["text"], json!(pieces));
     assert!(text["message"]["usage"]["output_tokens"].as_u64() > Some(0), "{text}");
     assert!(by_header["count_tokens"].as_u64() > Some(0), "{}", by_header["count_tokens"]);
+}
+
+#[test]
+fn the_readmes_snippets_work_as_they_stand() {
+    let house = House::open();
+    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md"));
+    let readme = readme.expect("there is a README");
+    let blocks = readme.split("```python\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let blocks: Vec<_> = blocks.collect();
+    for library in ["ollama", "openai", "anthropic"] {
+        let code = blocks.iter().find(|code| code.contains(&format!("from {library} import")));
+        let code = code.unwrap_or_else(|| panic!("the README shows no {library}"));
+        let here = code.replace("http://127.0.0.1:8080", &house.gateway.url());
+        let printed = snippet(&here, house.key());
+        assert!(printed.len() > 20, "{library} printed {printed:?}");
+    }
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! What the tests are written in: a gateway, simulated instances, HTTP as bytes, the real SDKs.
 
+pub mod crowd;
 pub mod gateway;
 pub mod http;
 pub mod postgres;

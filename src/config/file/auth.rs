@@ -17,8 +17,8 @@ pub(super) fn auth(root: &Section<'_>, tiers: &[&str]) -> Auth {
         s.list("issuers", |item| issuer(item, tiers));
         s.section("login", |s| s.get("attempts", values::parsed::<Rate>));
         s.get("rotation_grace", values::duration);
-        s.list("trusted_proxies", |item| item.scalar(network));
         Auth {
+            trusted_proxies: s.list("trusted_proxies", |item| item.scalar(network)),
             api_key_header: s.section("api_keys", |s| {
                 s.get("path", values::boolean);
                 s.get("header", header).unwrap_or(HeaderName::from_static("x-api-key"))

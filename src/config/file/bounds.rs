@@ -53,7 +53,7 @@ pub(super) fn limits(root: &Section<'_>) -> Limits {
             body_memory_per_user: s
                 .get("body_memory_per_user", size(KIB..=TIB))
                 .unwrap_or(256 * MIB),
-            // Pingora refuses a head of 1 MiB by itself
+            // head and what comes with it must fit into Pingora's buffer of 64 KiB: gateway/front
             headers: s.get("headers", header_size).unwrap_or(32 << 10),
             connections: s.get("connections", whole(1..=10_000_000)).unwrap_or(10_000),
             connections_per_ip: s.get("connections_per_ip", whole(1..=10_000_000)).unwrap_or(512),
@@ -77,7 +77,7 @@ pub(super) fn limits(root: &Section<'_>) -> Limits {
 }
 
 fn header_size(scalar: &Scalar) -> Result<usize, String> {
-    let bytes = size(KIB..=MIB - KIB)(scalar)?;
+    let bytes = size(KIB..=60 * KIB)(scalar)?;
     usize::try_from(bytes).map_err(|e| e.to_string())
 }
 

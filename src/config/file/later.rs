@@ -30,8 +30,6 @@ enum Today {
 
 /// Every key that does nothing yet.
 pub(super) const LATER: &[Later] = &[
-    later("listen.[].tls", "TLS is", Today::Silent),
-    later("listen.[].proxy_protocol", "the PROXY protocol is", Today::Is("[]")),
     later("admin.address", "the admin API is", Today::Is("same")),
     later("metrics", "metrics are", Today::Is("off")),
     later("redis", "sharing state through Redis is", Today::Is("null")),
@@ -41,7 +39,6 @@ pub(super) const LATER: &[Later] = &[
     later("auth.issuers", "tokens of other issuers are", Today::Is("[]")),
     later("auth.login", "logins are", Today::Silent),
     later("auth.rotation_grace", "rotation of keys is", Today::Silent),
-    later("auth.trusted_proxies", "trusted proxies are", Today::Is("[]")),
     later("tiers.*.requests", QUOTAS, Today::Silent),
     later("tiers.*.reads", QUOTAS, Today::Silent),
     later("tiers.*.tokens", QUOTAS, Today::Silent),
@@ -50,7 +47,6 @@ pub(super) const LATER: &[Later] = &[
     later("tiers.*.runner_options", RUNNER, Today::Silent),
     later("tiers.*.keep_alive", RUNNER, Today::Silent),
     later("tiers.*.max_output", RUNNER, Today::Silent),
-    later("cors.origins", "answers to browsers of other origins are", Today::Is("[]")),
     later("upstreams.[].gpu", "placement by graphics card is", Today::Silent),
     later("manage.default", "management of all instances at once is", Today::Except("all")),
 ];

@@ -1,22 +1,25 @@
-//! Where Usher listens: `listen`, and what is to come beside it: `admin`, `metrics`, `cors`.
+//! Where Usher listens: `listen`, which pages may call: `cors`, and what is to come beside it:
+//! `admin`, `metrics`.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use super::reader::{Item, Section};
 use super::tree::Scalar;
 use super::values;
-use crate::config::Listen;
+use crate::config::{Listen, TlsFiles};
 
 /// `listen`: at least one address, none twice, none in the clear by accident.
 pub(super) fn listen(root: &Section<'_>) -> Vec<Listen> {
     let Some(list) = root.item("listen") else {
-        return vec![Listen { address: SocketAddr::from(([127, 0, 0, 1], 8080)) }];
+        let address = SocketAddr::from(([127, 0, 0, 1], 8080));
+        return vec![Listen { address, tls: None, balancers: None }];
     };
     let found = list.list(|item| Some((item.clone(), one(item)?)));
     if list.is_empty_list() {
         list.wrong("names no address: add one, or remove `listen` to have 127.0.0.1:8080");
     }
-    for (index, (item, Listen { address })) in found.iter().enumerate() {
+    for (index, (item, Listen { address, .. })) in found.iter().enumerate() {
         // port 0 is a new port each time
         if address.port() != 0 && found.iter().take(index).any(|(_, l)| l.address == *address) {
             item.wrong(format!("{address} is listed already: keep one"));
@@ -31,27 +34,37 @@ fn one(item: &Item<'_>) -> Option<Listen> {
         // a wrong word has its own message: one mistake, one line
         let plaintext = s.item("plaintext");
         plaintext.as_ref().map(|item| item.scalar(values::word(&[("allow", ())])));
-        let tls = s.item("tls").map(|tls| tls.section(tls_files)).is_some();
-        s.list("proxy_protocol", |item| item.scalar(network));
+        let tls = s.item("tls").map(|tls| files(&tls));
+        let balancers = s.list("proxy_protocol", |item| item.scalar(network));
         let address = address?;
-        if !address.ip().to_canonical().is_loopback() && plaintext.is_none() && !tls {
+        if !address.ip().to_canonical().is_loopback() && plaintext.is_none() && tls.is_none() {
             let text = format!(
                 "{address} can be reached from other machines, and keys would travel unencrypted: \
-                 listen on 127.0.0.1:{}, or add `plaintext: allow`",
+                 add `tls: {{ cert: …, key: … }}`, listen on 127.0.0.1:{}, or add \
+                 `plaintext: allow`",
                 address.port()
             );
             s.wrong("address", text);
         }
-        Some(Listen { address })
+        let balancers = (!balancers.is_empty()).then_some(balancers);
+        Some(Listen { address, tls: tls.flatten(), balancers })
     })
 }
 
-fn tls_files(tls: &Section<'_>) {
-    tls.must("cert", values::path(tls.cx.base));
-    tls.must("key", values::path(tls.cx.base));
+fn files(tls: &Item<'_>) -> Option<TlsFiles> {
+    let (cert, key) = tls.section(|s| {
+        let path = || values::path(s.cx.base);
+        (s.must("cert", path()), s.must("key", path()))
+    });
+    Some(TlsFiles { cert: cert?, key: key?, place: tls.place() })
 }
 
-/// `admin`, `metrics` and `cors`: read for their mistakes.
+/// `cors`: the origins whose pages may call.
+pub(super) fn cors_origins(root: &Section<'_>) -> BTreeSet<String> {
+    root.section("cors", |s| s.list("origins", |item| item.scalar(origin)).into_iter().collect())
+}
+
+/// `admin` and `metrics`: read for their mistakes.
 pub(super) fn later(root: &Section<'_>) {
     root.section("admin", |s| {
         s.get("address", |scalar| match &*scalar.text {
@@ -64,9 +77,6 @@ pub(super) fn later(root: &Section<'_>) {
         Some(item) => item.section(metrics),
         None => {}
     }
-    root.section("cors", |s| {
-        s.list("origins", |item| item.scalar(origin));
-    });
 }
 
 fn metrics(s: &Section<'_>) {

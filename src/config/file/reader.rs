@@ -15,6 +15,8 @@ const MANY: usize = 1_000;
 
 /// What all readers of one file share.
 pub(super) struct Context<'a> {
+    /// The file, as messages name it.
+    file: &'a Path,
     /// The directory that relative paths start from.
     pub base: &'a Path,
     pub problems: RefCell<Vec<Problem>>,
@@ -27,9 +29,10 @@ pub(super) struct Context<'a> {
 
 impl<'a> Context<'a> {
     /// Starts with the mistakes that filling the environment in has found.
-    pub(super) fn new(base: &'a Path, problems: Vec<Problem>) -> Self {
+    pub(super) fn new(file: &'a Path, problems: Vec<Problem>) -> Self {
         Self {
-            base,
+            file,
+            base: file.parent().unwrap_or_else(|| Path::new("")),
             problems: RefCell::new(problems),
             warnings: RefCell::default(),
             #[cfg(test)]
@@ -64,6 +67,11 @@ impl<'a> Item<'a> {
     /// Notes what deserves a word here.
     pub(super) fn warn(&self, text: impl Into<String>) {
         self.cx.warnings.borrow_mut().push(Problem::at(self.node.line, &self.path, text));
+    }
+
+    /// Where it stands, as `FILE:LINE: path.to.key`, for what is found wrong only later.
+    pub(super) fn place(&self) -> String {
+        Problem::at(self.node.line, &self.path, "").located(self.cx.file)
     }
 
     /// Whether it says nothing: `null`, `~`, or nothing at all.

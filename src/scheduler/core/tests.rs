@@ -53,7 +53,7 @@ fn posts<'c>(upstreams: &[(usize, &'c Upstream)]) -> Vec<Post<'c>> {
 }
 
 fn up(models: &[&str], residents: &[&str]) -> Facts {
-    Facts { up: true, models: keys(models), residents: keys(residents) }
+    Facts { up: true, answered: true, models: keys(models), residents: keys(residents) }
 }
 
 fn wish(user: i64, model: &str) -> Wish {
@@ -177,19 +177,34 @@ fn slots_of_a_model_bound_that_model_alone() {
 }
 
 #[test]
+fn an_instance_that_failed_gets_nobody_until_it_has_answered_a_probe() {
+    let now = Instant::now();
+    let mut core = core(&[1], 8, 8);
+    let claim = seated(core.arrive(wish(1, "a"), now));
+    let (_, mut next) = waiting(core.arrive(wish(2, "a"), now));
+    core.release(&claim, Outcome::Failed, now);
+    assert!(next.try_recv().is_err(), "it may be dying");
+    core.learn(0, Facts { answered: false, ..up(&MODELS, &[]) }, now);
+    assert!(next.try_recv().is_err(), "a probe failed, and one failure does not take it down");
+    core.learn(0, up(&MODELS, &[]), now);
+    assert!(next.try_recv().is_ok());
+}
+
+#[test]
 fn an_instance_that_fails_three_times_rests_until_a_probe_and_then_gets_one_trial() {
     let start = Instant::now();
     let mut core = core(&[4], 8, 8);
     for _ in 0..3 {
         let claim = seated(core.arrive(wish(1, "a"), start));
         core.release(&claim, Outcome::Failed, start);
+        core.learn(0, up(&MODELS, &[]), start);
     }
     let (_, mut first) = waiting(core.arrive(wish(1, "a"), start));
     let (_, mut second) = waiting(core.arrive(wish(1, "a"), start));
     core.learn(0, up(&MODELS, &[]), start + Duration::from_secs(1));
-    assert!(first.try_recv().is_ok(), "the trial");
+    let trial = first.try_recv().expect("the trial");
     assert!(second.try_recv().is_err(), "one at a time");
-    core.answered(0, start);
+    core.answered(&trial, start);
     assert!(second.try_recv().is_ok());
 }
 
@@ -240,7 +255,7 @@ fn an_instance_that_returns_before_its_last_seat_is_free_counts_it_still() {
     assert!(waits.try_recv().is_ok());
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 enum Step {
     Arrive {
         user: i64,

@@ -36,7 +36,8 @@ pub fn sources() -> Vec<Source> {
     let rust = |path: &&PathBuf| path.extension().is_some_and(|extension| extension == "rs");
     let own = files();
     let own = own.iter().filter(|path| path.starts_with("src")).filter(rust);
-    own.filter(|path| !path.ends_with("tests.rs")).map(|path| Source::read(path)).collect()
+    let test = |path: &Path| path.with_extension("").iter().any(|part| part == "tests");
+    own.filter(|path| !test(path)).map(|path| Source::read(path)).collect()
 }
 
 /// One file.
@@ -60,10 +61,9 @@ impl Source {
     /// Whether it is, or lies under, one of these modules (`gateway`, `upstream/peer`).
     pub fn is_in(&self, modules: &[&str]) -> bool {
         let name = self.path.trim_start_matches("src/").trim_end_matches(".rs");
-        let under = |module: &&str| {
-            name.strip_prefix(*module).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-        };
-        modules.iter().any(|module| under(&module))
+        modules.iter().any(|module| {
+            name.strip_prefix(module).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        })
     }
 
     /// Its top-level module.
@@ -181,12 +181,12 @@ fn bare(text: &str) -> String {
     let mut rest = text;
     while let Some(first) = rest.chars().next() {
         let raw = rest.trim_start_matches('r').trim_start_matches('#').starts_with('"');
-        let inside_word = out.ends_with(|c: char| c.is_alphanumeric() || c == '_');
+        let in_word = out.ends_with(|c: char| c != 'b' && (c.is_alphanumeric() || c == '_'));
         let length = if rest.starts_with("//") {
             rest.find('\n').unwrap_or(rest.len())
         } else if rest.starts_with("/*") {
             rest.find("*/").map_or(rest.len(), |end| end + 2)
-        } else if first == 'r' && raw && !(inside_word && !out.ends_with('b')) {
+        } else if first == 'r' && raw && !in_word {
             raw_string(rest)
         } else if first == '"' {
             quoted(rest, '"')

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::{FAST, chat, many};
 use crate::support::eventually;
+use crate::support::http::Wire;
 use crate::support::sim::{Sim, sim};
 
 const LLAMA: &str = "llama3.2";
@@ -73,14 +74,14 @@ fn loads_are_serial_and_first_come_first_served_while_loaded_models_bypass_them(
     }
     assert_eq!(chat(&sim, "a", "hi", 1).send().status, 200, "what is loaded does not wait");
     sim.turn(&json!({"load_stall": false}));
-    let load = |wire: crate::support::http::Wire| {
-        let lines = wire.exchange("POST").rest().lines();
-        lines.last().and_then(|last| last["load_duration"].as_u64()).expect("it is reported")
-    };
-    let durations: Vec<u64> = order.into_iter().map(load).collect();
-    let own = 1_900_000_000;
-    assert!(durations[1] > 2 * own, "it includes the wait behind one load: {durations:?}");
-    assert!(durations[2] > durations[1], "and behind two: {durations:?}");
+    let last = |wire: Wire| wire.exchange("POST").rest().lines().pop().expect("a last line");
+    let lines: Vec<Value> = order.into_iter().map(last).collect();
+    let ended = |n: usize| lines[n]["created_at"].as_str().map(|stamp| stamp.trim_end_matches('Z'));
+    assert!(ended(0) < ended(1) && ended(1) < ended(2), "first come, first served: {lines:?}");
+    // the last one arrived before the load ahead of it began: it waited for all of that
+    let own = 2_000_000_000;
+    assert!(lines[1]["load_duration"].as_u64() >= Some(own), "{lines:?}");
+    assert!(lines[2]["load_duration"].as_u64() >= Some(2 * own), "the wait counts: {lines:?}");
     assert_eq!(sim.counter("loads"), 4);
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStderr, Command, Output, Stdio};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Output, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -29,6 +29,7 @@ pub struct Builder {
     fragments: Vec<String>,
     database: Option<String>,
     environment: Vec<(String, String)>,
+    listeners: Vec<String>,
     unready: bool,
 }
 
@@ -75,6 +76,12 @@ impl Builder {
         self
     }
 
+    /// Listens on a further port with these settings, such as `tls: { cert: a, key: b }`.
+    pub fn listener(mut self, settings: &str) -> Self {
+        self.listeners.push(format!("{{ address: '127.0.0.1:0', {settings} }}"));
+        self
+    }
+
     /// Does not wait for an instance: the gateway is there as soon as it listens.
     pub fn without_waiting(mut self) -> Self {
         self.unready = true;
@@ -107,7 +114,11 @@ impl Builder {
     /// Writes the configuration and no more, for tests of the commands.
     pub fn home(&self) -> Home {
         let directory = tempfile::tempdir().expect("temporary directories can be made");
-        let mut yaml = "listen: [ { address: 127.0.0.1:0 } ]\nstate_dir: state\n".to_owned();
+        let mut yaml = "listen:\n  - { address: 127.0.0.1:0 }\n".to_owned();
+        for listener in &self.listeners {
+            yaml += &format!("  - {listener}\n");
+        }
+        yaml += "state_dir: state\n";
         if let Some(url) = &self.database {
             yaml += &format!("database: '{url}'\n");
         }
@@ -179,6 +190,21 @@ impl Gateway {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where its further listeners are, counted from 0.
+    pub fn listener(&self, number: usize) -> SocketAddr {
+        let mut address = None;
+        eventually("all listeners are announced", || {
+            let log = self.log();
+            let all = log.iter().filter_map(|line| {
+                let (_, url) = line.split_once("listening on http")?;
+                url.trim_start_matches('s').strip_prefix("://")?.parse().ok()
+            });
+            address = all.skip(1 + number).next();
+            address.is_some()
+        });
+        address.expect("found a moment ago")
     }
 
     /// Its base URL, without a slash at the end.
@@ -265,6 +291,23 @@ impl Gateway {
         self.server.stop();
         self.log()
     }
+
+    /// Sends it a signal, such as `TERM`.
+    pub fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args(["-s", name, &self.pid().to_string()]).status();
+        assert!(sent.is_ok_and(|status| status.success()), "signal {name} was not sent");
+    }
+
+    /// Waits until it ends by itself; returns how it ended, and its whole log.
+    pub fn wait(mut self) -> (ExitStatus, Vec<String>) {
+        let mut ended = None;
+        eventually("the server ends", || {
+            ended = self.server.child.try_wait().expect("a child can be waited for");
+            ended.is_some()
+        });
+        self.server.bury();
+        (ended.expect("it ended a moment ago"), self.log())
+    }
 }
 
 /// The child process.
@@ -330,16 +373,23 @@ impl Server {
             self.child.kill().ok();
             self.child.wait().ok();
         }
-        self.lifeline.kill().ok();
-        self.lifeline.wait().ok();
-        if let Some(reader) = self.reader.take() {
-            reader.join().ok();
-        }
+        self.bury();
         let log = self.log.lock();
         if !std::thread::panicking() {
             assert!(ended, "the server did not stop in time:\n{}", log.join("\n"));
             let panic = log.iter().find(|line| line.contains("panicked at"));
             assert!(panic.is_none(), "the server panicked:\n{}", log.join("\n"));
+        }
+    }
+}
+
+impl Server {
+    /// What is left to do for a server that has ended.
+    fn bury(&mut self) {
+        self.lifeline.kill().ok();
+        self.lifeline.wait().ok();
+        if let Some(reader) = self.reader.take() {
+            reader.join().ok();
         }
     }
 }

@@ -192,6 +192,11 @@ impl Wire {
         exchange.into_answer()
     }
 
+    /// The next line of an answer, without its end, for those who want to see it as it came.
+    pub fn next_line(&mut self) -> String {
+        self.line().unwrap_or_else(|error| panic!("no line: {error}"))
+    }
+
     /// Whether the other side closes, within `limit`, without another byte.
     pub fn closes_within(&mut self, limit: Duration) -> bool {
         let before = self.received.len();
@@ -280,11 +285,6 @@ impl Exchange {
         };
         let framing = framing(method, status, &headers);
         Self { status, headers, interim, wire, framing, chunks: Vec::new(), cut: None }
-    }
-
-    /// The value of a header, if it came exactly once.
-    pub fn header(&self, name: &str) -> Option<&str> {
-        single(&self.headers, name)
     }
 
     /// The next piece of the body; `None` at its end, whole or cut.

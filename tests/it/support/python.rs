@@ -12,21 +12,35 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 /// Runs a script of `tests/it/sdk/` and returns the JSON value that it prints.
 pub fn python(script: &str, arguments: &[&str]) -> Value {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let interpreter = root.join(".venv/bin/python");
+    let mut command = interpreter();
+    command.arg(root().join("tests/it/sdk").join(script)).args(arguments);
+    let output = run(command, &format!("{script} {arguments:?}"));
+    serde_json::from_str(&output).unwrap_or_else(|error| panic!("{script}: {error} in {output:?}"))
+}
+
+/// Runs a piece of code with this key in `USHER_KEY`, and returns what it prints.
+pub fn snippet(code: &str, key: &str) -> String {
+    let mut command = interpreter();
+    command.args(["-c", code]).env("USHER_KEY", key);
+    run(command, code)
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn interpreter() -> Command {
+    let interpreter = root().join(".venv/bin/python");
     assert!(interpreter.exists(), "the client libraries are not installed: run `make setup`");
-    let mut child = Command::new(interpreter)
-        .arg("-B")
-        .arg(root.join("tests/it/sdk").join(script))
-        .args(arguments)
-        // a proxy or key of the machine's own must not take part
-        .env_clear()
-        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("python starts");
+    let mut command = Command::new(interpreter);
+    // a proxy or key of the machine's own must not take part
+    command.arg("-B").env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
+    command
+}
+
+fn run(mut command: Command, what: &str) -> String {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("python starts");
     let output = collect(child.stdout.take().expect("piped"));
     let complaints = collect(child.stderr.take().expect("piped"));
     let until = Instant::now() + LIMIT;
@@ -43,11 +57,9 @@ pub fn python(script: &str, arguments: &[&str]) -> Value {
     }
     let output = output.join().expect("the reader ends with its pipe");
     let complaints = complaints.join().expect("the reader ends with its pipe");
-    assert!(
-        status.is_some_and(|status| status.success()),
-        "{script} {arguments:?} ended with {status:?}\n{output}\n{complaints}",
-    );
-    serde_json::from_str(&output).unwrap_or_else(|error| panic!("{script}: {error} in {output:?}"))
+    let succeeded = status.is_some_and(|status| status.success());
+    assert!(succeeded, "{what} ended with {status:?}\n{output}\n{complaints}");
+    output
 }
 
 fn collect(mut pipe: impl Read + Send + 'static) -> std::thread::JoinHandle<String> {

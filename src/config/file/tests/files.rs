@@ -71,6 +71,25 @@ fn instances_are_read_in_full() {
 }
 
 #[test]
+fn a_listener_knows_its_certificate_and_its_balancers() {
+    let config = with(
+        "listen:\n  - { address: '0.0.0.0:443', tls: { cert: tls/a.pem, key: /b.pem } }\n  \
+         - { address: '127.0.0.1:80', proxy_protocol: [10.0.0.0/24, '::1'] }\n\
+         auth: { trusted_proxies: [192.0.2.1] }\ncors: { origins: [https://app.example] }",
+    );
+    let [https, http] = &config.listen[..] else { panic!("two listeners") };
+    let tls = https.tls.as_ref().unwrap();
+    assert_eq!((&*tls.cert, &*tls.key), (Path::new("/etc/usher/tls/a.pem"), Path::new("/b.pem")));
+    assert_eq!(tls.place, "/etc/usher/usher.yaml:3: listen[0].tls");
+    let networks = |networks: &[&str]| networks.iter().map(|n| n.parse().unwrap()).collect();
+    assert_eq!((&https.balancers, &http.tls), (&None, &None));
+    assert_eq!(http.balancers, Some(networks(&["10.0.0.0/24", "::1/128"])));
+    let trusted: Vec<ipnet::IpNet> = networks(&["192.0.2.1/32"]);
+    assert_eq!(config.auth.trusted_proxies, trusted);
+    assert_eq!(config.cors_origins, ["https://app.example".to_owned()].into());
+}
+
+#[test]
 fn the_environment_fills_values_in_and_never_becomes_structure() {
     let config = with("listen: [ { address: '127.0.0.1:${PORT}' } ]\nthreads: ${THREADS:-3}");
     assert_eq!((config.listen[0].address.port(), config.threads), (8080, 3));

@@ -1,0 +1,32 @@
+//! `usher check`, as an operator meets it.
+
+use crate::support::gateway::gateway;
+
+#[test]
+fn every_mistake_is_named_at_once_with_its_line_and_its_remedy() {
+    let home = gateway()
+        .upstream("gpu0", "http://127.0.0.1:11434")
+        .config("timeouts: { idel: 5m }")
+        .config("limits:\n  body: 64MB")
+        .home();
+    let output = home.usher(&["check"]);
+    assert_eq!(output.status.code(), Some(1));
+    let file = home.path().join("usher.yaml");
+    let file = file.display();
+    let expected = [
+        format!("{file}:6: timeouts.idel: unknown key: did you mean `idle`?"),
+        format!("{file}:8: limits.body: sizes count in 1024s: write MiB, found `64MB`"),
+    ];
+    let said = String::from_utf8_lossy(&output.stderr);
+    let said: Vec<&str> = said.lines().collect();
+    assert_eq!(said, expected);
+    assert!(!home.path().join("state").exists(), "it touches nothing");
+}
+
+#[test]
+fn a_good_file_is_said_to_be_good() {
+    let home = gateway().upstream("gpu0", "http://127.0.0.1:11434").home();
+    let output = home.usher(&["check"]);
+    assert!(output.status.success());
+    assert!(String::from_utf8_lossy(&output.stdout).ends_with("usher.yaml: ok\n"));
+}

@@ -1,0 +1,7 @@
+//! What goes wrong, on either side, and who notices.
+
+mod deaths;
+mod ejection;
+mod leavers;
+mod retries;
+mod stopping;
