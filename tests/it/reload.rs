@@ -105,6 +105,8 @@ fn everything_that_a_request_is_judged_by_is_changed_by_a_signal() {
         .config("log: { access: json, level: info }")
         .config("restrict: {}")
         .start();
+    let mut long = chat("llama3.2");
+    long["messages"][0]["content"] = json!("why? ".repeat(400));
     let ask = |path: &str| gateway.post(path, &long).key(gateway.key("ann")).send().status;
     assert_eq!(ask("/api/chat"), 200);
     change(&gateway, "restrict: {}", "restrict: { /api/chat: [admin] }");

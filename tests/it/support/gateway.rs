@@ -275,15 +275,8 @@ impl Gateway {
     }
 
     /// How its process ended, if it did.
-    pub fn ended(&mut self) -> Option<std::process::ExitStatus> {
+    pub fn ended(&mut self) -> Option<ExitStatus> {
         self.server.child.try_wait().expect("a child can be waited for")
-    }
-
-    /// Sends it a signal, such as `HUP`.
-    pub fn signal(&self, name: &str) {
-        let pid = self.pid().to_string();
-        let sent = Command::new("kill").args([&format!("-{name}"), &pid]).status();
-        assert!(sent.is_ok_and(|status| status.success()), "SIG{name} reaches {pid}");
     }
 
     /// Asks it to stop, waits until it has, and returns its whole log.
