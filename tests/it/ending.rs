@@ -226,6 +226,7 @@ fn an_upgrade_under_load_refuses_nobody_and_cuts_no_stream() {
     let stop = AtomicBool::new(false);
     let answered = AtomicUsize::new(0);
     let begun = Instant::now();
+    let mut loaded = Duration::ZERO;
     {
         let (gateway, successors) = (&gateway, Successors(&gateway));
         let stream = ask(gateway, "/api/chat", 250).start();
@@ -249,14 +250,17 @@ fn an_upgrade_under_load_refuses_nobody_and_cuts_no_stream() {
                 signal(&successors.latest(), "USR2");
                 eventually("another one serves", || successors.all().len() == 2);
                 assert_eq!(ask(gateway, "/api/chat", 2).send().status, 200);
+                // the first process closes its idle connections only now
+                eventually("it had a steady load", || begun.elapsed() > Duration::from_secs(7));
                 drop(ending);
             });
         });
+        loaded += begun.elapsed();
         let whole = stream.exchange("POST").rest();
         assert!(is_whole(&whole), "{:?}", whole.cut);
         assert_eq!(whole.lines().len(), 251);
         assert!(begun.elapsed() >= Duration::from_secs(5), "the stream was a long one");
-        let rate = answered.load(Ordering::Relaxed) as f64 / begun.elapsed().as_secs_f64();
+        let rate = answered.load(Ordering::Relaxed) as f64 / loaded.as_secs_f64();
         eprintln!("{rate:.0} connections a second");
         let listening =
             gateway.log().iter().filter(|line| line.contains("listening on http://")).count();
@@ -282,14 +286,15 @@ fn an_upgrade_that_fails_leaves_everything_as_it_was() {
     let gateway = before(&sim).start();
     let file = gateway.home().path().join("usher.yaml");
     let good = std::fs::read_to_string(&file).unwrap();
-    let another = format!("127.0.0.1:0 }}, {{ address: {} }}", sim.address());
+    let another = format!("127.0.0.1:0 }}\n  - {{ address: {} }}", sim.address());
     let with_another = good.replace("127.0.0.1:0 }", &another);
-    for bad in [format!("{good}nonsense: 1\n"), with_another] {
+    let bad = [(format!("{good}nonsense: 1\n"), "nonsense"), (with_another, "cannot listen on")];
+    for (bad, why) in bad {
         std::fs::write(&file, bad).unwrap();
         let failures = || gateway.log().iter().filter(|l| l.contains("the upgrade failed")).count();
         let before = failures();
         gateway.signal("USR2");
-        eventually("it says so", || failures() > before);
+        eventually("it says so", || failures() > before && logged(&gateway, why));
         assert!(is_whole(&ask(&gateway, "/api/chat", 2).send()));
     }
     assert!(!logged(&gateway, "serves from now on"));
@@ -326,6 +331,7 @@ fn systemd_is_told_what_happens() {
     let main = wait_for("MAINPID=");
     {
         let successors = Successors(&gateway);
+        eventually("the log says so, too", || !successors.all().is_empty());
         assert_eq!(main, format!("MAINPID={}", successors.latest()));
         wait_for("WATCHDOG=1");
         signal(&successors.latest(), "TERM");

@@ -165,7 +165,7 @@ fn what_needs_a_restart_is_named() {
     let sim = paced("1");
     let gateway = gateway().upstream("gpu0", &sim.url()).config("threads: 1").start();
     let text = edited(&gateway, "threads: 1", "threads: 3")
-        .replace("127.0.0.1:0 }", "127.0.0.1:0 }, { address: '[::1]:0' }")
+        .replace("127.0.0.1:0 }", "127.0.0.1:0 }\n  - { address: '[::1]:0' }")
         .replace("state_dir: state", "state_dir: elsewhere");
     logs(&gateway, TAKEN, || replace(&gateway, &text));
     for key in ["listen", "state_dir", "database", "threads"] {
