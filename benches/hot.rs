@@ -185,7 +185,12 @@ fn scheduler() -> Arc<Scheduler> {
         ModelName::parse("llama3.2").iter().map(|name| name.key().clone()).collect();
     let models = Arc::new(models);
     for instance in 0..config.upstreams.len() {
-        let facts = Facts { up: true, models: Arc::clone(&models), residents: Arc::clone(&models) };
+        let facts = Facts {
+            up: true,
+            answered: true,
+            models: Arc::clone(&models),
+            residents: Arc::clone(&models),
+        };
         scheduler.learn(instance, facts);
     }
     scheduler
