@@ -27,6 +27,10 @@ use peers::{Peer, Stage};
 use report::{Metric, Results};
 use scenes::Pace;
 
+/// Bare Pingora gets the allocator that Usher has.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Where the numbers are written.
 const RESULTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/load/RESULTS.md");
 
