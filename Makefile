@@ -40,7 +40,7 @@ audit: setup-build target/tools/bin/cargo-deny ## licences, bans and sources of 
 
 bench: target/.setup-bench ## the hot steps one by one, then the load test beside nginx and HAProxy; QUICK=1 for a short look
 	@ulimit -S -n "$$(ulimit -H -n)"
-	cargo bench --locked --bench hot -- $(if $(QUICK),--quick) 
+	cargo bench --locked --bench hot -- $(if $(QUICK),--quick)
 	cargo bench --locked --bench load -- $(if $(QUICK),quick)
 
 setup: setup-build setup-test ## install what building and testing need, and nothing else
