@@ -11,6 +11,7 @@ export TMPDIR := $(if $(wildcard $(TMPDIR)/.),$(TMPDIR),/tmp)
 
 CONFIG ?= conf/usher.yaml
 DEMO ?=
+QUICK ?=
 TEST_MINUTES ?= 20
 DENY_VERSION := 0.20.2
 
@@ -41,8 +42,10 @@ lint: setup-build ## formatting, clippy and documentation, warnings denied
 audit: setup-build target/tools/bin/cargo-deny ## licences, bans and sources of every dependency
 	@target/tools/bin/cargo-deny --locked check bans licenses sources
 
-bench: setup-build ## the benchmarks
-	@if [ -d benches ]; then cargo bench --locked; else echo "There are no benchmarks yet."; fi
+bench: target/.setup-bench ## the hot steps one by one, then the load test beside nginx and HAProxy; QUICK=1 for a short look
+	@ulimit -S -n "$$(ulimit -H -n)"
+	cargo bench --locked --bench hot -- $(if $(QUICK),--quick)
+	cargo bench --locked --bench load -- $(if $(QUICK),quick)
 
 install: $(if $(filter target/release/usher,$(BINARY)),install-build) ## binary, unit and configuration into DESTDIR; PREFIX is /usr
 	@install -D -m 755 "$(BINARY)" "$(DESTDIR)$(PREFIX)/bin/usher"
@@ -89,6 +92,15 @@ target/.setup-test: Makefile tests/it/sdk/requirements.txt | target/.setup-build
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r tests/it/sdk/requirements.txt
 	touch $@
 
+target/.setup-bench: Makefile | target/.setup-build
+	@wanted=()
+	find_server() { PATH="$$PATH:/usr/sbin" command -v "$$1" >/dev/null; }
+	find_server nginx || wanted+=(nginx-light)
+	find_server haproxy || wanted+=(haproxy)
+	find_server valgrind || wanted+=(valgrind)
+	bash -euo pipefail -c "$$INSTALL" install "$${wanted[@]}"
+	touch $@
+
 target/tools/bin/cargo-deny:
 	@echo "building cargo-deny $(DENY_VERSION) into target/tools: some minutes, once"
 	cargo install --locked --quiet --version $(DENY_VERSION) --root target/tools cargo-deny
@@ -113,7 +125,7 @@ fi
 echo "installing $$*"
 "$${as_root[@]}" bash -euo pipefail -c '
   export DEBIAN_FRONTEND=noninteractive
-  services=(postgresql redis-server)
+  services=(postgresql redis-server nginx haproxy)
   found=()
   for service in "$${services[@]}"; do
     systemctl cat "$$service" >/dev/null 2>&1 && found+=("$$service")

@@ -5,6 +5,7 @@
 
 mod pattern;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -138,14 +139,14 @@ enum Source {
 }
 
 /// Cuts `:cloud`, `:local` or the `-cloud` of a tag off the end of a name.
-fn cut_source(name: &str) -> (String, Option<Source>) {
+fn cut_source(name: &str) -> (Cow<'_, str>, Option<Source>) {
     if let Some((before, after)) = name.rsplit_once(':') {
         let suffix = after.trim();
         if suffix.eq_ignore_ascii_case("cloud") {
-            return (before.to_owned(), Some(Source::Cloud));
+            return (before.into(), Some(Source::Cloud));
         }
         if suffix.eq_ignore_ascii_case("local") {
-            return (before.to_owned(), Some(Source::Local));
+            return (before.into(), Some(Source::Local));
         }
         let tag =
             suffix.len().checked_sub("-cloud".len()).and_then(|at| suffix.split_at_checked(at));
@@ -153,10 +154,10 @@ fn cut_source(name: &str) -> (String, Option<Source>) {
             && end.eq_ignore_ascii_case("-cloud")
             && !tag.contains('/')
         {
-            return (format!("{before}:{tag}"), Some(Source::Cloud));
+            return (format!("{before}:{tag}").into(), Some(Source::Cloud));
         }
     }
-    (name.to_owned(), None)
+    (name.into(), None)
 }
 
 /// The four parts of a name, defaults filled in and every one valid.
@@ -182,10 +183,10 @@ impl<'n> Parts<'n> {
                 (url.split_once("://").map_or(url, |(_scheme, host)| host), namespace)
             }
         };
-        let valid = is_part(host, 350, ".:")
-            && is_part(namespace, 80, "")
-            && is_part(model, 80, ".")
-            && is_part(tag, 80, ".");
+        let valid = is_part(host, 350, b".:")
+            && is_part(namespace, 80, b"")
+            && is_part(model, 80, b".")
+            && is_part(tag, 80, b".");
         valid.then_some(Self { host, namespace, model, tag })
     }
 
@@ -197,18 +198,18 @@ impl<'n> Parts<'n> {
             true if tag.eq_ignore_ascii_case(DEFAULT_TAG) => ("cloud", ""),
             true => (*tag, "-cloud"),
         };
-        let mut key = format!("{host}/{namespace}/{model}:{tag}{mark}");
+        let mut key = [host, "/", namespace, "/", model, ":", tag, mark].concat();
         key.make_ascii_lowercase();
         key
     }
 }
 
 /// Whether a part is not too long and made of `[A-Za-z0-9_]`, after the first also `-` and `more`.
-fn is_part(part: &str, longest: usize, more: &str) -> bool {
-    let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
+fn is_part(part: &str, longest: usize, more: &[u8]) -> bool {
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_';
     part.len() <= longest
-        && part.starts_with(plain)
-        && part.chars().all(|c| plain(c) || c == '-' || more.contains(c))
+        && part.as_bytes().first().is_some_and(plain)
+        && part.bytes().all(|byte| plain(&byte) || byte == b'-' || more.contains(&byte))
 }
 
 #[cfg(test)]

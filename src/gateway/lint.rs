@@ -156,11 +156,10 @@ impl Seen {
         let (name, value) = header.split_at_checked(colon).ok_or(BadHead::Syntax)?;
         let value = value.get(1..).unwrap_or_default().trim_ascii();
         // an underscore twin of a header we trust would pass unseen to servers that fold both
-        if name.is_empty() || !name.iter().all(|byte| byte.is_ascii_alphanumeric() || *byte == b'-')
-        {
+        if name.is_empty() || !all_are(NAME, name) {
             return Err(BadHead::HeaderName);
         }
-        if !value.iter().all(|byte| matches!(byte, b'\t' | 0x20..=0x7e | 0x80..)) {
+        if !all_are(VALUE, value) {
             return Err(BadHead::Syntax);
         }
         if name.eq_ignore_ascii_case(b"content-length") {
@@ -211,13 +210,44 @@ impl Seen {
     }
 }
 
+/// A carriage return without a line feed behind it, or a line feed without one before it.
 fn has_odd_line_end(head: &[u8]) -> bool {
-    let mut before = b'\0';
-    head.iter().any(|byte| {
-        let odd = (*byte == b'\n') != (before == b'\r');
-        before = *byte;
-        odd
-    })
+    let mut rest = head;
+    while let Some(at) = memchr::memchr2(b'\r', b'\n', rest) {
+        let Some(behind) = rest.get(at..).and_then(|end| end.strip_prefix(b"\r\n")) else {
+            return true;
+        };
+        rest = behind;
+    }
+    false
+}
+
+/// What a byte may be part of.
+const NAME: u8 = 1;
+const VALUE: u8 = 2;
+
+/// Every byte of every head is judged, so each costs one look into a table.
+const KINDS: [u8; 256] = {
+    let mut kinds = [0; 256];
+    let mut byte = 0_u8;
+    loop {
+        let name = if byte.is_ascii_alphanumeric() || byte == b'-' { NAME } else { 0 };
+        let value = if matches!(byte, b'\t' | 0x20..=0x7e | 0x80..) { VALUE } else { 0 };
+        // a constant cannot be built with an iterator
+        #[expect(clippy::indexing_slicing, reason = "a byte is always within 256 places")]
+        {
+            kinds[byte as usize] = name | value;
+        }
+        if byte == u8::MAX {
+            break kinds;
+        }
+        byte += 1;
+    }
+};
+
+fn all_are(kind: u8, bytes: &[u8]) -> bool {
+    let kind_of = |byte: &u8| KINDS.get(usize::from(*byte)).copied().unwrap_or_default();
+    bytes.iter().fold(kind, |common, byte| common & kind_of(byte)) == kind
 }
 
 trait TrimSuffix {

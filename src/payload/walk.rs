@@ -94,7 +94,10 @@ pub(crate) fn spelling(name: &str, known: &[&'static str]) -> Result<(), BadPayl
         '\u{212a}' => 'k',
         other => other.to_ascii_lowercase(),
     };
-    let meant = known.iter().find(|meant| name.chars().map(folded).eq(meant.chars()));
+    let meant = match name.is_ascii() {
+        true => known.iter().find(|meant| name.eq_ignore_ascii_case(meant)),
+        false => known.iter().find(|meant| name.chars().map(folded).eq(meant.chars())),
+    };
     match meant {
         Some(meant) if *meant != name => {
             let found = shown(name);

@@ -115,7 +115,7 @@ impl Scan {
                     behind
                 }
                 At::Text { escaped } => self.text(escaped, rest, show),
-                At::Bare => self.bare(byte, rest, behind, show),
+                At::Bare => self.bare(rest, show),
                 At::Skipped { nest, string: true, escaped } => {
                     self.skip_string(nest, escaped, rest)
                 }
@@ -200,24 +200,24 @@ impl Scan {
 
     fn bare<'p>(
         &mut self,
-        byte: u8,
         piece: &'p [u8],
-        behind: &'p [u8],
         show: &mut impl FnMut(&[&str], &Value<'_>),
     ) -> &'p [u8] {
-        if matches!(byte, b',' | b'}' | b']' | b' ' | b'\t' | b'\r' | b'\n') {
+        let ends = |byte: &u8| matches!(byte, b',' | b'}' | b']' | b' ' | b'\t' | b'\r' | b'\n');
+        let inside = piece.iter().position(ends).unwrap_or(piece.len());
+        let (word, behind) = piece.split_at_checked(inside).unwrap_or_default();
+        self.keep(word);
+        if !behind.is_empty() {
             self.at = At::Between;
             self.show(show, &Value::Bare(&self.word));
-            return piece;
         }
-        self.keep(&[byte]);
         behind
     }
 
     /// Keeps of a longer word one byte too many (and its quote), so that it equals no shorter one.
     fn keep(&mut self, part: &[u8]) {
         let room = (WORD + 2).saturating_sub(self.word.len());
-        self.word.extend(part.iter().take(room));
+        self.word.extend_from_slice(part.get(..room).unwrap_or(part));
     }
 
     fn show(&self, show: &mut impl FnMut(&[&str], &Value<'_>), value: &Value<'_>) {

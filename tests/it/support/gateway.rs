@@ -197,11 +197,11 @@ impl Gateway {
         let mut address = None;
         eventually("all listeners are announced", || {
             let log = self.log();
-            let all = log.iter().filter_map(|line| {
+            let mut all = log.iter().filter_map(|line| {
                 let (_, url) = line.split_once("listening on http")?;
                 url.trim_start_matches('s').strip_prefix("://")?.parse().ok()
             });
-            address = all.skip(1 + number).next();
+            address = all.nth(1 + number);
             address.is_some()
         });
         address.expect("found a moment ago")

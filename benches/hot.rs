@@ -1,0 +1,206 @@
+//! The steps that every request pays for, one by one.
+#![allow(missing_docs, reason = "criterion's macro makes public functions without any")]
+
+use std::collections::{HashSet, VecDeque};
+use std::hint::black_box;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use futures_util::FutureExt;
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use jiff::Timestamp;
+use tokio::runtime::Runtime;
+
+use usher::auth::verdict::{Authenticator, Options};
+use usher::auth::{
+    Identity, IdentityStore, Key, KeyHash, Method as Proof, Principal, Unavailable, User, api_key,
+};
+use usher::config::Config;
+use usher::model::ModelName;
+use usher::payload;
+use usher::policy::{self, Rules};
+use usher::route;
+use usher::scheduler::{Facts, Post, Scheduler, Surface, Ticket, Wish};
+use usher::usage::{Format, Meter};
+
+criterion_group!(benches, admitting, inspecting, metering, seating);
+criterion_main!(benches);
+
+/// What the head of a request costs, for a caller who is known.
+fn admitting(c: &mut Criterion) {
+    let mut group = c.benchmark_group("admit");
+    group.bench_function("route", |b| {
+        b.iter(|| route::find(&Method::POST, black_box(b"/v1/chat/completions")).is_ok());
+    });
+    let known = KnownCaller::new();
+    group.bench_function("credential, remembered", |b| b.iter(|| known.is_welcome()));
+    let config = config();
+    let principal = Principal { identity: Arc::new(identity()), method: Proof::ApiKey };
+    group.bench_function("policy", |b| {
+        let Ok(found) = route::find(&Method::POST, b"/api/chat") else { return };
+        b.iter(|| {
+            let rules = Rules::from(&config);
+            let permit = policy::authorise_route(black_box(&principal), found.route, &rules);
+            let model = ModelName::parse(black_box("llama3.2"));
+            matches!((permit, model), (Ok(p), Ok(m)) if p.authorise_model(&m).is_ok())
+        });
+    });
+    group.finish();
+}
+
+/// A key in a request, and an authenticator that has seen it before.
+struct KnownCaller {
+    authenticator: Authenticator,
+    header: HeaderName,
+    headers: HeaderMap,
+    runtime: Runtime,
+}
+
+impl KnownCaller {
+    fn new() -> Self {
+        let must = "a bench runs where threads and randomness can be had";
+        let runtime = Runtime::new().unwrap_or_else(|_| unreachable!("{must}"));
+        let key = api_key::generate().unwrap_or_else(|_| unreachable!("{must}"));
+        let mut headers = HeaderMap::new();
+        let bearer = format!("Bearer {}", key.plaintext.expose());
+        headers.extend(HeaderValue::try_from(bearer).map(|value| (AUTHORIZATION, value)));
+        let options = Options::new(Duration::from_hours(24), runtime.handle().clone());
+        let authenticator = Authenticator::new(Arc::new(OneUser), &options);
+        let header = HeaderName::from_static("x-api-key");
+        let known = Self { authenticator, header, headers, runtime };
+        let first =
+            known.authenticator.authenticate(&known.headers, &known.header, Timestamp::now());
+        assert!(known.runtime.block_on(first).is_ok(), "the store knows everybody");
+        known
+    }
+
+    /// The answer is there at once: nobody has to be asked.
+    fn is_welcome(&self) -> bool {
+        let headers = black_box(&self.headers);
+        let asked = self.authenticator.authenticate(headers, &self.header, Timestamp::now());
+        asked.now_or_never().is_some_and(|found| found.is_ok())
+    }
+}
+
+/// Every key is of the one user.
+struct OneUser;
+
+#[async_trait]
+impl IdentityStore for OneUser {
+    async fn identity_by_hash(&self, _: &KeyHash) -> Result<Option<Identity>, Unavailable> {
+        Ok(Some(identity()))
+    }
+
+    async fn revision(&self) -> Result<i64, Unavailable> {
+        Ok(1)
+    }
+}
+
+fn identity() -> Identity {
+    let tier = "premium".to_owned();
+    Identity {
+        user: User { id: 1, username: "ann".to_owned(), tier, disabled: false },
+        key: Key {
+            id: 1,
+            public_id: None,
+            tier: None,
+            models: Some(vec!["qwen3*".to_owned(), "llama3*".to_owned()]),
+            concurrency: None,
+            delegating: false,
+            expires_at: None,
+            revoked_at: None,
+        },
+    }
+}
+
+/// What the body of a request costs.
+fn inspecting(c: &mut Criterion) {
+    let mut group = c.benchmark_group("inspect");
+    for (name, size) in [("1 KB", 1_000), ("220 KB", 220_000)] {
+        let body = chat(size);
+        group.throughput(Throughput::Bytes(body.len() as u64));
+        group.bench_function(name, |b| {
+            b.iter(|| payload::inspect(black_box(body.as_bytes())).is_ok())
+        });
+    }
+    group.finish();
+}
+
+fn chat(size: usize) -> String {
+    let turn = r#"{"role":"user","content":"Why is the sky \"blue\"?\nTell me in a few words."}"#;
+    let turns = vec![turn; size.div_ceil(turn.len() + 1)].join(",");
+    format!(r#"{{"model":"llama3.2","stream":true,"messages":[{turns}]}}"#)
+}
+
+/// What each chunk of an answer costs.
+fn metering(c: &mut Criterion) {
+    let mut group = c.benchmark_group("chunk");
+    let line = Bytes::from_static(b"{\"model\":\"llama3.2\",\"created_at\":\"2026-01-01T00:00:00.000000000Z\",\"message\":{\"role\":\"assistant\",\"content\":\" blue\"},\"done\":false}\n");
+    let event = Bytes::from_static(b"data: {\"id\":\"chatcmpl-1\",\"object\":\"chat.completion.chunk\",\"created\":1767225600,\"model\":\"llama3.2\",\"choices\":[{\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":\" blue\"},\"finish_reason\":null}]}\n\n");
+    for (name, format, strip, chunk) in [
+        ("Ollama's line", Format::Ndjson, false, &line),
+        ("OpenAI's event", Format::SseOpenAi, false, &event),
+        ("OpenAI's event, usage cut out", Format::SseOpenAi, true, &event),
+    ] {
+        let mut meter = Meter::new(format, strip);
+        group.throughput(Throughput::Bytes(chunk.len() as u64));
+        group.bench_function(name, |b| b.iter(|| meter.push(black_box(chunk.clone()))));
+    }
+    group.finish();
+}
+
+/// What a seat costs, taken and given back: on an idle box, and where every release hands the seat
+/// to the first of 512 who wait.
+fn seating(c: &mut Criterion) {
+    let mut group = c.benchmark_group("seat");
+    let scheduler = scheduler();
+    group.bench_function("take and free, idle", |b| {
+        b.iter(|| drop(scheduler.enter(black_box(wish(1)))));
+    });
+    let mut held: VecDeque<Ticket> =
+        (0..SLOTS + 512).filter_map(|user| scheduler.enter(wish(user)).ok()).collect();
+    assert_eq!(scheduler.waiting(), 512);
+    group.bench_function("free and join the end, 512 waiting", |b| {
+        b.iter(|| {
+            // first come, first served: the oldest ticket is the one that is seated
+            drop(held.pop_front());
+            held.extend(scheduler.enter(black_box(wish(1_000_000))));
+        });
+    });
+    group.finish();
+}
+
+/// Slots of the two instances together.
+const SLOTS: i64 = 8;
+
+fn scheduler() -> Arc<Scheduler> {
+    let config = config();
+    let scheduler = Arc::new(Scheduler::new(&config.balance));
+    let models: HashSet<_> =
+        ModelName::parse("llama3.2").iter().map(|name| name.key().clone()).collect();
+    let models = Arc::new(models);
+    let facts = Facts { up: true, answered: true, models: Arc::clone(&models), residents: models };
+    let posts = (0..).zip(&config.upstreams);
+    let posts = posts.map(|(id, upstream)| Post { id, upstream, facts: Some(facts.clone()) });
+    scheduler.reconfigure(posts.collect(), &config.balance);
+    scheduler
+}
+
+fn wish(user: i64) -> Wish {
+    let model = ModelName::parse("llama3.2").ok().map(|name| name.key().clone());
+    let surface = Surface::Ollama;
+    Wish { model, surface, user, concurrency: u32::MAX, excluded: Vec::new(), number: None }
+}
+
+fn config() -> Config {
+    let text = "state_dir: state\nbalance: { queue: 1024, queue_per_user: 1024 }\nupstreams:\n  - { name: a, url: 'http://127.0.0.1:1', slots: 4 }\n  - { name: b, url: 'http://127.0.0.1:2', slots: 4 }\n";
+    match Config::parse(text, Path::new("."), &|_| None) {
+        Ok(config) => config,
+        Err(problems) => unreachable!("{problems}"),
+    }
+}

@@ -1,0 +1,31 @@
+//! Pingora and nothing else: what any gateway built on it costs at least.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use pingora::prelude::*;
+use pingora::server::configuration::ServerConf;
+
+struct Bare(SocketAddr);
+
+#[async_trait]
+impl ProxyHttp for Bare {
+    type CTX = ();
+
+    fn new_ctx(&self) {}
+
+    async fn upstream_peer(&self, _: &mut Session, _: &mut ()) -> Result<Box<HttpPeer>> {
+        Ok(Box::new(HttpPeer::new(self.0, false, String::new())))
+    }
+}
+
+/// Serves until it is told to stop.
+pub fn run(listen: SocketAddr, backend: SocketAddr, threads: usize) -> ! {
+    let conf = ServerConf { threads, grace_period_seconds: Some(0), ..ServerConf::default() };
+    let mut server = Server::new_with_opt_and_conf(None, conf);
+    let mut proxy = http_proxy_service(&Arc::clone(&server.configuration), Bare(backend));
+    proxy.add_tcp(&listen.to_string());
+    server.add_service(proxy);
+    server.run_forever()
+}

@@ -1,0 +1,344 @@
+//! What is compared: each proxy as a process of its own, with a configuration of its own.
+
+use std::fs::{self, File};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+use crate::client::Target;
+
+/// What a run compares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Peer {
+    /// No proxy.
+    Direct,
+    /// Pingora and nothing else.
+    Bare,
+    /// nginx: a key, a rate limit, the least busy instance, an access log.
+    Nginx,
+    /// HAProxy: the same.
+    Haproxy,
+    /// Usher, everything on.
+    Usher,
+}
+
+impl Peer {
+    /// In the order in which tables show them.
+    pub const ALL: [Self; 5] = [Self::Direct, Self::Bare, Self::Nginx, Self::Haproxy, Self::Usher];
+
+    /// The name in tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::Bare => "bare Pingora",
+            Self::Nginx => "nginx",
+            Self::Haproxy => "HAProxy",
+            Self::Usher => "Usher",
+        }
+    }
+
+    /// Whether its program is here.
+    pub fn is_installed(self) -> bool {
+        match self {
+            Self::Nginx => version("nginx", "-v").is_some(),
+            Self::Haproxy => version("haproxy", "-v").is_some(),
+            Self::Direct | Self::Bare | Self::Usher => true,
+        }
+    }
+}
+
+/// First line of what a program says of its version.
+pub fn version(program: &str, flag: &str) -> Option<String> {
+    // Debian keeps servers out of the path of ordinary users
+    let found = ["", "/usr/sbin/"]
+        .iter()
+        .find_map(|place| Command::new(format!("{place}{program}")).arg(flag).output().ok())?;
+    let said = [found.stdout, found.stderr].concat();
+    Some(String::from_utf8_lossy(&said).lines().next().unwrap_or_default().to_owned())
+}
+
+/// The backend, and where everything is written; what was started ends with it.
+pub struct Stage {
+    directory: tempfile::TempDir,
+    backends: Vec<SocketAddr>,
+    backend: Option<Process>,
+    /// Threads of each proxy.
+    pub threads: usize,
+}
+
+impl Stage {
+    /// Starts the backend, on two ports: two instances.
+    pub fn set(threads: usize) -> Result<Self> {
+        let directory = tempfile::tempdir()?;
+        let backends = vec![free_port()?, free_port()?];
+        let mut stage = Self { directory, backends, backend: None, threads };
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg("backend").args(stage.backends.iter().map(ToString::to_string));
+        stage.backend = Some(Process::start(command, &stage.path("backend.log"))?);
+        for address in &stage.backends {
+            wait_for(*address)?;
+        }
+        Ok(stage)
+    }
+
+    /// The instance that stands behind the ones that know only one.
+    fn first(&self) -> Result<SocketAddr> {
+        self.backends.first().copied().context("there is a backend")
+    }
+
+    /// A file of this run.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// Starts a proxy, under `wrapper` if that is not empty, and waits until it answers.
+    pub fn start(&self, peer: Peer, wrapper: &[String]) -> Result<Running> {
+        let address = match peer {
+            Peer::Direct => self.first()?,
+            _ => free_port()?,
+        };
+        let (command, key) = match peer {
+            Peer::Direct => (None, "none".to_owned()),
+            Peer::Bare => (Some(self.bare(address)?), "none".to_owned()),
+            Peer::Nginx => (Some(self.nginx(address)?), "bench-key".to_owned()),
+            Peer::Haproxy => (Some(self.haproxy(address)?), "bench-key".to_owned()),
+            Peer::Usher => {
+                let (command, key) = self.usher(address)?;
+                (Some(command), key)
+            }
+        };
+        let log = self.path(&format!("{}.log", peer.name()));
+        let process = command.map(|command| Process::start(wrap(command, wrapper), &log));
+        let running = Running { target: Target { address, key }, process: process.transpose()? };
+        wait_until_ready(peer, &running.target).with_context(|| {
+            format!(
+                "{} does not answer: {}",
+                peer.name(),
+                fs::read_to_string(&log).unwrap_or_default()
+            )
+        })?;
+        Ok(running)
+    }
+
+    fn bare(&self, address: SocketAddr) -> Result<Command> {
+        let mut command = Command::new(std::env::current_exe()?);
+        let backend = self.first()?.to_string();
+        command.args(["bare", &address.to_string(), &backend, &self.threads.to_string()]);
+        Ok(command)
+    }
+
+    fn nginx(&self, address: SocketAddr) -> Result<Command> {
+        let servers: String =
+            self.backends.iter().map(|backend| format!("server {backend};")).collect();
+        let place = self.path("nginx");
+        fs::create_dir_all(&place)?;
+        let file = self.fill(
+            "nginx.conf",
+            include_str!("nginx.conf"),
+            &[
+                ("ADDRESS", &address.to_string()),
+                ("THREADS", &self.threads.to_string()),
+                ("SERVERS", &servers),
+                ("PLACE", show(&place)),
+            ],
+        )?;
+        let mut command = Command::new(program("nginx"));
+        command.args(["-c", show(&file), "-e", "stderr"]);
+        Ok(command)
+    }
+
+    fn haproxy(&self, address: SocketAddr) -> Result<Command> {
+        let server = |(number, backend)| format!("  server s{number} {backend}\n");
+        let servers: String = self.backends.iter().enumerate().map(server).collect();
+        let file = self.fill(
+            "haproxy.cfg",
+            include_str!("haproxy.cfg"),
+            &[
+                ("ADDRESS", &address.to_string()),
+                ("THREADS", &self.threads.to_string()),
+                ("SERVERS", &servers),
+            ],
+        )?;
+        let mut command = Command::new(program("haproxy"));
+        command.args(["-db", "-f", show(&file)]);
+        Ok(command)
+    }
+
+    fn usher(&self, address: SocketAddr) -> Result<(Command, String)> {
+        let state = tempfile::tempdir_in(self.directory.path())?.keep();
+        let upstream = |(number, backend)| {
+            format!("  - {{ name: gpu{number}, url: 'http://{backend}', slots: 10000 }}\n")
+        };
+        let upstreams: String = self.backends.iter().enumerate().map(upstream).collect();
+        let file = self.fill(
+            "usher.yaml",
+            include_str!("usher.yaml"),
+            &[
+                ("ADDRESS", &address.to_string()),
+                ("STATE", show(&state)),
+                ("THREADS", &self.threads.to_string()),
+                ("UPSTREAMS", &upstreams),
+            ],
+        )?;
+        let usher = env!("CARGO_BIN_EXE_usher");
+        let made = Command::new(usher).args(["init", "--json", "-c", show(&file)]).output()?;
+        ensure!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let made: Value = serde_json::from_slice(&made.stdout)?;
+        let key = made.get("key").and_then(Value::as_str).context("usher init prints a key")?;
+        let mut command = Command::new(usher);
+        command.args(["serve", "-c", show(&file)]);
+        Ok((command, key.to_owned()))
+    }
+
+    /// Writes a configuration with `@NAME@` replaced.
+    fn fill(&self, name: &str, text: &str, values: &[(&str, &str)]) -> Result<PathBuf> {
+        let filled = values
+            .iter()
+            .fold(text.to_owned(), |text, (name, value)| text.replace(&format!("@{name}@"), value));
+        let file = self.path(name);
+        fs::write(&file, filled)?;
+        Ok(file)
+    }
+}
+
+fn show(path: &Path) -> &str {
+    path.to_str().unwrap_or_default()
+}
+
+fn program(name: &str) -> String {
+    let there = format!("/usr/sbin/{name}");
+    if Path::new(&there).exists() { there } else { name.to_owned() }
+}
+
+fn wrap(command: Command, wrapper: &[String]) -> Command {
+    let Some((program, arguments)) = wrapper.split_first() else { return command };
+    let mut wrapped = Command::new(program);
+    wrapped.args(arguments).arg(command.get_program()).args(command.get_args());
+    wrapped
+}
+
+/// A proxy that answers.
+pub struct Running {
+    /// Where it listens, and the key that it accepts.
+    pub target: Target,
+    process: Option<Process>,
+}
+
+impl Running {
+    /// CPU time of its processes so far, in seconds; zero for no proxy.
+    pub fn cpu(&self) -> f64 {
+        self.pids().iter().filter_map(|pid| cpu_of(*pid)).sum()
+    }
+
+    /// Memory of its processes, in bytes, what they share with each other counted once.
+    pub fn memory(&self) -> u64 {
+        self.pids().iter().filter_map(|pid| memory_of(*pid)).sum()
+    }
+
+    fn pids(&self) -> Vec<u32> {
+        let Some(process) = &self.process else { return Vec::new() };
+        let mut pids = vec![process.0.id()];
+        let children = format!("/proc/{0}/task/{0}/children", process.0.id());
+        let children = fs::read_to_string(children).unwrap_or_default();
+        pids.extend(children.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
+        pids
+    }
+
+    /// Tells it to stop, and waits for its end.
+    pub fn stop(mut self) -> Result<()> {
+        self.process.take().map_or(Ok(()), Process::stop)
+    }
+}
+
+/// User and system time, from `/proc/PID/stat`, in seconds.
+fn cpu_of(pid: u32) -> Option<f64> {
+    /// `sysconf(_SC_CLK_TCK)`, which is 100 on every Linux that this runs on.
+    const TICKS: f64 = 100.0;
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
+    let ticks = fields.next()?.parse::<u32>().ok()? + fields.next()?.parse::<u32>().ok()?;
+    Some(f64::from(ticks) / TICKS)
+}
+
+/// Proportional set size where the kernel tells it, else resident set size.
+fn memory_of(pid: u32) -> Option<u64> {
+    let field = |file: &str, name: &str| {
+        let text = fs::read_to_string(format!("/proc/{pid}/{file}")).ok()?;
+        let line = text.lines().find_map(|line| line.strip_prefix(name).map(str::to_owned))?;
+        line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib * 1024)
+    };
+    field("smaps_rollup", "Pss:").or_else(|| field("status", "VmRSS:"))
+}
+
+/// A child that does not outlive its owner.
+struct Process(Child);
+
+impl Process {
+    fn start(mut command: Command, log: &Path) -> Result<Self> {
+        let log = File::create(log)?;
+        let name = format!("{:?}", command.get_program());
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        // a group of its own: an interrupt at the terminal ends the bench, which ends this
+        command.process_group(0);
+        Ok(Self(command.spawn().with_context(|| format!("cannot start {name}"))?))
+    }
+
+    fn stop(mut self) -> Result<()> {
+        let pid = self.0.id().to_string();
+        Command::new("kill").args(["-TERM", &pid]).status()?;
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(20) {
+            if self.0.try_wait()?.is_some() {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        bail!("a proxy does not stop")
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // a child that is gone already is no error
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A port that nobody listens on.
+fn free_port() -> Result<SocketAddr> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
+}
+
+fn wait_for(address: SocketAddr) -> Result<()> {
+    patiently(|| std::net::TcpStream::connect(address).is_ok())
+}
+
+/// Ready is what answers a request as the bench will send it.
+fn wait_until_ready(peer: Peer, target: &Target) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let request = target.chat(21);
+    let answers = || {
+        let asked = runtime
+            .block_on(async { crate::client::Wire::open(target).await?.ask(&request).await });
+        asked.is_ok()
+    };
+    patiently(answers).with_context(|| format!("{} at {}", peer.name(), target.address))
+}
+
+fn patiently(is_true: impl Fn() -> bool) -> Result<()> {
+    // valgrind takes its time
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(60) {
+        if is_true() {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    bail!("no answer in time")
+}
