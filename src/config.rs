@@ -23,6 +23,8 @@ pub use units::{ByteSize, Rate};
 pub struct Config {
     /// Sockets to accept clients on; at least one.
     pub listen: Vec<Listen>,
+    /// Where Prometheus text is served; `None` is nowhere. Port 0 lets the system choose.
+    pub metrics: Option<SocketAddr>,
     /// Directory of the SQLite file and of generated secrets.
     pub state_dir: PathBuf,
     /// Where users and keys are kept.

@@ -34,6 +34,7 @@ use pingora::{Error, Result};
 use crate::auth::verdict::Authenticator;
 use crate::config::{Config, Timeouts};
 use crate::scheduler::Scheduler;
+use crate::telemetry::metrics::Metrics;
 use crate::upstream::Fleet;
 use admit::{Admitted, Stop};
 use body::Budget;
@@ -52,6 +53,7 @@ pub struct Gateway {
     bodies: Arc<Budget>,
     in_flight: Counter,
     draining: Arc<AtomicBool>,
+    metrics: Arc<Metrics>,
 }
 
 /// What a [`Gateway`] is made of.
@@ -68,6 +70,8 @@ pub struct Parts {
     pub peers: Vec<HttpPeer>,
     /// Set when the server is stopping.
     pub draining: Arc<AtomicBool>,
+    /// Where things are counted.
+    pub metrics: Arc<Metrics>,
 }
 
 impl Gateway {
@@ -82,6 +86,7 @@ impl Gateway {
             bodies: Budget::new(),
             in_flight: Counter::default(),
             draining: parts.draining,
+            metrics: parts.metrics,
         }
     }
 
@@ -170,6 +175,7 @@ impl ProxyHttp for Gateway {
             Err(Stop::Refused(refusal)) => Some(refusal),
             Err(Stop::Gone(error)) => return Err(error),
         };
+        ctx.decided();
         if let Some(refusal) = refusal {
             let written = refusal::write(session, &refusal, ctx).await;
             ctx.refusal = Some(refusal);
@@ -201,7 +207,7 @@ impl ProxyHttp for Gateway {
         _digest: Option<&Digest>,
         ctx: &mut Ctx,
     ) -> Result<()> {
-        relay::connected(ctx);
+        relay::connected(self, ctx);
         Ok(())
     }
 

@@ -142,6 +142,11 @@ impl Route {
         self.methods.split(", ").any(|allowed| allowed == method.as_str())
     }
 
+    /// Its place in the table.
+    pub fn number(&self) -> Option<usize> {
+        TABLE.iter().position(|line| std::ptr::eq(line, self))
+    }
+
     /// Whether instances of this kind know the route.
     pub fn is_served_by(&self, kind: UpstreamKind) -> bool {
         match kind {
@@ -213,6 +218,11 @@ pub fn find<'p>(method: &Method, path: &'p [u8]) -> Result<Found<'p>, NoRoute> {
         return Ok(Found { route, parameter });
     }
     Err(NoRoute::MethodNotAllowed { dialect: route.dialect, allow: route.methods })
+}
+
+/// The paths of the table, in its order: what is counted by route is kept in this order.
+pub fn paths() -> impl ExactSizeIterator<Item = &'static str> {
+    TABLE.iter().map(|route| route.path)
 }
 
 /// Whether `restrict` may name this path: one of the table's that needs a credential.

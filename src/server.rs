@@ -34,7 +34,7 @@ use crate::gateway::front::Front;
 use crate::gateway::{Gateway, Gauges, Parts};
 use crate::scheduler::Scheduler;
 use crate::store::Store;
-use crate::telemetry;
+use crate::telemetry::metrics::{self, Metrics};
 use crate::upstream::health::Prober;
 use crate::upstream::{Fleet, peer};
 use certificate::Certificate;
@@ -46,7 +46,7 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// Runs the gateway until it is told to stop.
 pub fn serve(config: Config) -> anyhow::Result<()> {
-    telemetry::init(config.log.level);
+    crate::telemetry::init(config.log.level);
     for warning in &config.warnings {
         log::warn!("{warning}");
     }
@@ -55,13 +55,14 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
     raise_file_limit(config.limits.connections);
     let certificates = certificates(&config)?;
     let sockets = Sockets::bind(&config)?;
+    let metrics = bind_metrics(&config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(config.threads)
         .thread_name("usher")
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    let ended = runtime.block_on(run(config, certificates, sockets));
+    let ended = runtime.block_on(run(config, certificates, sockets, metrics));
     runtime.shutdown_timeout(LAST_WORDS);
     ended
 }
@@ -88,7 +89,12 @@ fn certificates(config: &Config) -> anyhow::Result<Certificates> {
     Ok(config.listen.iter().map(load).collect::<Result<_, _>>()?)
 }
 
-async fn run(config: Config, certificates: Certificates, sockets: Sockets) -> anyhow::Result<()> {
+async fn run(
+    config: Config,
+    certificates: Certificates,
+    sockets: Sockets,
+    metrics: Option<TcpListener>,
+) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     let (stop, stopping) = watch::channel(false);
     // probes and revocations are watched until the last stream is over
@@ -96,7 +102,15 @@ async fn run(config: Config, certificates: Certificates, sockets: Sockets) -> an
     let draining = Arc::new(AtomicBool::new(false));
     let patience = config.timeouts.drain;
     let entrances = entrances(&config, certificates, &ending)?;
-    let (gateway, gauges) = assemble(config, entrances, &draining, &ending).await?;
+    let (gateway, gauges, sources) = assemble(config, entrances, &draining, &ending).await?;
+    if let Some(listener) = metrics {
+        let counted = Arc::clone(&gateway.metrics);
+        tokio::spawn(async move {
+            if let Err(error) = metrics::serve(listener, counted, sources, ending).await {
+                log::error!("metrics are no longer served: {error}");
+            }
+        });
+    }
     let services = gateway.services(sockets.addresses());
     sockets.announce();
     let fds = sockets.into_fds();
@@ -155,7 +169,7 @@ async fn assemble(
     entrances: Vec<Entrance>,
     draining: &Arc<AtomicBool>,
     ending: &watch::Receiver<bool>,
-) -> anyhow::Result<(Assembled, Gauges)> {
+) -> anyhow::Result<(Assembled, Gauges, metrics::Sources)> {
     let store = Arc::new(Store::open(&config.database).await?);
     let options = Options::new(config.auth.max_stale, Handle::current());
     let authenticator = Arc::new(Authenticator::new(store, &options));
@@ -175,6 +189,13 @@ async fn assemble(
     }
     let conf = Arc::new(ServerConf { max_retries: MOST_ATTEMPTS, ..ServerConf::default() });
     let config = Arc::new(ArcSwap::from_pointee(config));
+    let metrics = Metrics::new()?;
+    let sources = metrics::Sources {
+        authenticator: Arc::clone(&authenticator),
+        scheduler: Arc::clone(&scheduler),
+        fleet: Arc::clone(&fleet),
+        log_dropped: Arc::default(),
+    };
     let gateway = Gateway::new(Parts {
         config: Arc::clone(&config),
         authenticator,
@@ -182,17 +203,19 @@ async fn assemble(
         fleet,
         peers,
         draining: Arc::clone(draining),
+        metrics: Arc::clone(&metrics),
     });
     let gauges = gateway.gauges();
     let idle = config.load().timeouts.idle;
-    let fronts = Front::all(entrances, http_proxy(&conf, gateway), &config);
-    Ok((Assembled { fronts, idle }, gauges))
+    let fronts = Front::all(entrances, http_proxy(&conf, gateway), &config, &metrics);
+    Ok((Assembled { fronts, idle, metrics }, gauges, sources))
 }
 
 /// One front for each listener, in their order.
 struct Assembled {
     fronts: Vec<Front>,
     idle: Duration,
+    metrics: Arc<Metrics>,
 }
 
 impl Assembled {
@@ -212,6 +235,18 @@ impl Assembled {
             service
         })
     }
+}
+
+/// The socket of the metrics, if they are wanted: bound early, like those of the clients.
+fn bind_metrics(config: &Config) -> anyhow::Result<Option<TcpListener>> {
+    let Some(address) = config.metrics else { return Ok(None) };
+    let listener = TcpListener::bind(address)
+        .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
+        .with_context(|| {
+            format!("cannot listen on {address} for metrics (`metrics: off` does without)")
+        })?;
+    log::info!("metrics on http://{}/metrics", listener.local_addr()?);
+    Ok(Some(listener))
 }
 
 /// The sockets, bound before anything else is started: a busy address ends the start.

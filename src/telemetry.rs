@@ -1,6 +1,7 @@
 //! LOG: what is written down of each request, and how lines look.
 
 pub mod access_log;
+pub mod metrics;
 pub mod security_log;
 
 use std::io::Write;

@@ -61,6 +61,11 @@ impl Fleet {
         self.instances.iter().any(|instance| instance.status.load().lists.remote.contains(model))
     }
 
+    /// Whether an instance has this model, or had it when it last said what it has.
+    pub fn knows(&self, model: &ModelKey) -> bool {
+        self.instances.iter().any(|instance| instance.status.load().lists.models.contains(model))
+    }
+
     /// Whether at least one instance is healthy.
     pub fn is_ready(&self) -> bool {
         self.instances.iter().any(|instance| instance.status.load().up)

@@ -134,6 +134,7 @@ async fn authenticate(gateway: &Gateway, session: &Session, ctx: &mut Ctx) -> Re
             Ok(())
         }
         Err(error) => {
+            gateway.metrics.auth_failure(error.word());
             log_failure(ctx, &error);
             Err(error.into())
         }
@@ -207,7 +208,10 @@ async fn read_payload(
     let user = ctx.user_id();
     let mut share = gateway.bodies.share(user, limits.body_memory, limits.body_memory_per_user);
     let time = ctx.config.timeouts.body;
-    let body = body::read(session, limits.body, time, &mut share).await?;
+    let begun = Instant::now();
+    let body = body::read(session, limits.body, time, &mut share).await;
+    ctx.timings.body = Some(begun.elapsed());
+    let body = body?;
     super::settle(session, &ctx.config.timeouts);
     ctx.reservation = Some(share);
     ctx.body = Some(body.clone());

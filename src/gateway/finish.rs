@@ -9,8 +9,10 @@ use pingora::proxy::Session;
 
 use super::Gateway;
 use super::ctx::Ctx;
-use crate::route::Action;
+use super::refusal::Refusal;
+use crate::route::{Action, Route};
 use crate::telemetry::access_log::{AccessLine, ms};
+use crate::telemetry::metrics::{Finished, Metrics, Work};
 
 /// Counts the requests that are being worked on.
 #[derive(Clone, Debug, Default)]
@@ -53,6 +55,44 @@ pub(super) fn finish(gateway: &Gateway, session: &Session, error: Option<&Error>
         .filter(|response| !response.status.is_informational())
         .map_or(0, |response| response.status.as_u16());
     write_line(gateway, session, error, ctx, status);
+    count(&gateway.metrics, gateway, error, ctx, status);
+}
+
+fn count(metrics: &Metrics, gateway: &Gateway, error: Option<&Error>, ctx: &Ctx, status: u16) {
+    metrics.finished(&Finished {
+        config: &ctx.config,
+        route: ctx.route.and_then(Route::number),
+        tier: ctx.principal.as_ref().map(|principal| principal.identity.user.tier.as_str()),
+        status,
+        total: ctx.start.elapsed(),
+        overhead: ctx.timings.overhead,
+        queue: ctx.timings.queue,
+    });
+    if let Some(limit) = ctx.refusal.as_ref().and_then(Refusal::limit) {
+        metrics.limited(limit);
+    }
+    if ctx.refusal.is_none() && error.is_some() {
+        metrics.client_gone(state(ctx));
+    }
+    if let (Some(model), Some(meter)) = (&ctx.model, &ctx.meter) {
+        let counts = meter.counts();
+        let work = Work {
+            first_token: ctx.timings.first_piece.filter(|_| ctx.streams && status == 200),
+            prompt: counts.prompt.unwrap_or_default(),
+            completion: counts.completion.unwrap_or_default(),
+        };
+        metrics.worked(model.key(), work, || gateway.fleet.knows(model.key()));
+    }
+}
+
+/// What a request was waiting for when its client left.
+fn state(ctx: &Ctx) -> &'static str {
+    match () {
+        () if ctx.timings.first_byte.is_some() => "streaming",
+        () if ctx.upstream.is_some() => "waiting",
+        () if ctx.wish.is_some() => "queued",
+        () => "sending",
+    }
 }
 
 /// A model that was pulled, copied or deleted is looked for at once, not at the next probe.

@@ -34,6 +34,7 @@ use crate::client::ClientAddr;
 use crate::config::{Config, Limits};
 use crate::route;
 use crate::telemetry::access_log::{AccessLine, ms};
+use crate::telemetry::metrics::Metrics;
 
 /// How long a connection may idle between two requests.
 pub const KEEPALIVE: Duration = Duration::from_secs(75);
@@ -48,6 +49,7 @@ pub struct Front {
     proxy: Arc<HttpProxy<Gateway>>,
     config: Arc<ArcSwap<Config>>,
     connections: Arc<Connections>,
+    metrics: Arc<Metrics>,
 }
 
 impl Front {
@@ -56,6 +58,7 @@ impl Front {
         entrances: Vec<Entrance>,
         proxy: HttpProxy<Gateway>,
         config: &Arc<ArcSwap<Config>>,
+        metrics: &Arc<Metrics>,
     ) -> Vec<Self> {
         let (proxy, connections) = (Arc::new(proxy), Arc::<Connections>::default());
         let front = |entrance| Self {
@@ -63,6 +66,7 @@ impl Front {
             proxy: Arc::clone(&proxy),
             config: Arc::clone(config),
             connections: Arc::clone(&connections),
+            metrics: Arc::clone(metrics),
         };
         entrances.into_iter().map(front).collect()
     }
@@ -150,6 +154,7 @@ impl Front {
             Err(_) => return,
         };
         let status = if written { refusal.status } else { 0 };
+        self.count(status, &from, refusal);
         let access = AccessLine { method: line.method, status, ..from.line(&id, refusal) };
         access.write(self.config.load().log.access);
     }
@@ -162,7 +167,15 @@ impl Front {
         if let Ok(head) = refusal.head(&id, body.len()) {
             let _ = timeout(Duration::from_millis(100), stream.write_all(&raw(&head, &body))).await;
         }
+        self.count(0, &from, refusal);
         from.line(&id, refusal).write(self.config.load().log.access);
+    }
+
+    fn count(&self, status: u16, from: &Arrival, refusal: &Refusal) {
+        self.metrics.unfit(status, from.begun.elapsed());
+        if let Some(limit) = refusal.limit() {
+            self.metrics.limited(limit);
+        }
     }
 }
 

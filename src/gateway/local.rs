@@ -25,10 +25,12 @@ const JSON: &str = "application/json; charset=utf-8";
 pub(super) async fn answer(
     gateway: &Gateway,
     session: &mut Session,
-    ctx: &Ctx,
+    ctx: &mut Ctx,
     action: Action,
 ) -> Result<Option<Refusal>> {
-    match compose(gateway, ctx, action) {
+    let composed = compose(gateway, ctx, action);
+    ctx.decided();
+    match composed {
         Ok(answer) => write(session, ctx, answer).await.map(|()| None),
         Err(refusal) => Ok(Some(refusal)),
     }

@@ -145,6 +145,21 @@ impl Refusal {
         }
     }
 
+    /// The configured bound that was reached, as the configuration names it.
+    pub(super) fn limit(&self) -> Option<&'static str> {
+        Some(match self.reason {
+            "body_memory" => "body_memory",
+            "body_timeout" | "body_too_large" => "body",
+            "connections" => "connections",
+            "connections_per_ip" => "connections_per_ip",
+            "head_timeout" | "head_too_large" => "headers",
+            "queue_full" => "queue",
+            "queue_timeout" => "max_queue_wait",
+            "user_queue_full" => "queue_per_user",
+            _ => return None,
+        })
+    }
+
     /// The response head for a body of this length.
     pub(super) fn head(&self, request_id: &str, length: usize) -> Result<Box<ResponseHeader>> {
         let mut head = ResponseHeader::build(self.status, Some(8))?;

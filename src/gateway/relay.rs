@@ -48,6 +48,7 @@ pub(super) async fn choose(
     session: &mut Session,
     ctx: &mut Ctx,
 ) -> Result<Box<HttpPeer>> {
+    ctx.decided();
     if let Some(watchdog) = &ctx.watchdog {
         watchdog.rest();
     }
@@ -118,7 +119,10 @@ pub(super) fn not_connected(gateway: &Gateway, ctx: &mut Ctx, mut error: Box<Err
 }
 
 /// From here on the instance may have the request: its time for the first byte begins.
-pub(super) fn connected(ctx: &mut Ctx) {
+pub(super) fn connected(gateway: &Gateway, ctx: &mut Ctx) {
+    if let Some(model) = ctx.seat().and_then(|seat| seat.loads().cloned()) {
+        gateway.metrics.cold_load(gateway.instance_name(ctx), &model);
+    }
     ctx.attempts.sent_at = Some(Instant::now());
     if let Some(watchdog) = &ctx.watchdog
         && !is_managed(ctx)
@@ -233,6 +237,9 @@ pub(super) fn passing(
         && !is_managed(ctx)
     {
         watchdog.allow(ctx.config.timeouts.idle);
+    }
+    if body.as_ref().is_some_and(|piece| !piece.is_empty()) && ctx.timings.first_piece.is_none() {
+        ctx.timings.first_piece = Some(ctx.start.elapsed());
     }
     if let Some(meter) = &mut ctx.meter {
         if let Some(chunk) = body.take() {

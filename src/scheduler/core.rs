@@ -1,6 +1,6 @@
 //! The decisions: pure, deterministic, without a clock of its own.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
@@ -79,7 +79,9 @@ pub(super) enum Admitted {
 #[derive(Clone, Debug)]
 pub(super) struct Claim {
     pub(super) instance: usize,
-    model: Option<ModelKey>,
+    pub(super) model: Option<ModelKey>,
+    /// Whether the instance has to load the model first.
+    pub(super) cold: bool,
     user: i64,
     since: Instant,
     epoch: Epoch,
@@ -123,6 +125,8 @@ struct Station {
     in_flight: u32,
     per_model: HashMap<ModelKey, u32>,
     facts: Facts,
+    /// Models that have answered since the facts were learnt, and so are in memory.
+    loaded: HashSet<ModelKey>,
     breaker: Breaker,
     /// It failed a request and has not answered a probe since: it may be dying, and whoever took
     /// the seat that was freed would die with it.
@@ -186,6 +190,9 @@ impl Core {
             station.doubted = true;
         }
         if outcome == Outcome::Answered {
+            if let Some(station) = self.stations.get_mut(claim.instance) {
+                station.loaded.extend(claim.model.clone());
+            }
             let held = now.saturating_duration_since(claim.since);
             self.service = (self.service * 7 + held) / 8;
         }
@@ -209,6 +216,7 @@ impl Core {
             }
             station.doubted &= !facts.answered;
             station.facts = facts;
+            station.loaded.clear();
         }
         self.dispatch(now);
     }
@@ -268,6 +276,7 @@ impl Core {
         let instance = self.place(wish)?;
         self.seatings += 1;
         let station = self.stations.get_mut(instance)?;
+        let cold = !station.is_resident(wish.model.as_ref());
         station.in_flight += 1;
         station.last_seated = self.seatings;
         let epoch = station.breaker.enter();
@@ -275,7 +284,8 @@ impl Core {
             *station.per_model.entry(model.clone()).or_default() += 1;
         }
         *self.held_by.entry(wish.user).or_default() += 1;
-        Some(Claim { instance, model: wish.model.clone(), user: wish.user, since: now, epoch })
+        let model = wish.model.clone();
+        Some(Claim { instance, model, cold, user: wish.user, since: now, epoch })
     }
 
     fn unseat(&mut self, claim: &Claim, failed: Option<bool>, now: Instant) {
@@ -362,6 +372,7 @@ impl Station {
             in_flight: 0,
             per_model: HashMap::new(),
             facts: Facts::default(),
+            loaded: HashSet::new(),
             breaker: Breaker::default(),
             doubted: false,
             last_seated: 0,
@@ -379,7 +390,9 @@ impl Station {
     /// In memory already, or being loaded for somebody who was seated here.
     fn is_resident(&self, model: Option<&ModelKey>) -> bool {
         model.is_none_or(|model| {
-            self.facts.residents.contains(model) || self.per_model.contains_key(model)
+            self.facts.residents.contains(model)
+                || self.loaded.contains(model)
+                || self.per_model.contains_key(model)
         })
     }
 

@@ -129,6 +129,10 @@ impl Builder {
         if !self.fragments.iter().any(|fragment| fragment.starts_with("health:")) {
             yaml += "health: { interval: 200ms, timeout: 1s, fall: 2, rise: 1 }\n";
         }
+        // gateways of tests run beside each other
+        if !self.fragments.iter().any(|fragment| fragment.starts_with("metrics:")) {
+            yaml += "metrics: off\n";
+        }
         for fragment in &self.fragments {
             yaml += &format!("{fragment}\n");
         }
