@@ -2,6 +2,7 @@
 
 mod admit;
 mod body;
+mod bridge;
 mod cors;
 pub mod ctx;
 pub mod entrance;
@@ -23,6 +24,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
+use axum::Router;
 use bytes::Bytes;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
@@ -33,6 +35,7 @@ use pingora::{Error, Result};
 
 use crate::auth::verdict::Authenticator;
 use crate::config::{Config, Timeouts};
+use crate::route::Action;
 use crate::scheduler::Scheduler;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::Fleet;
@@ -54,6 +57,7 @@ pub struct Gateway {
     in_flight: Counter,
     draining: Arc<AtomicBool>,
     metrics: Arc<Metrics>,
+    admin: Router,
 }
 
 /// What a [`Gateway`] is made of.
@@ -72,6 +76,8 @@ pub struct Parts {
     pub draining: Arc<AtomicBool>,
     /// Where things are counted.
     pub metrics: Arc<Metrics>,
+    /// What is behind `/admin`.
+    pub admin: Router,
 }
 
 impl Gateway {
@@ -87,6 +93,7 @@ impl Gateway {
             in_flight: Counter::default(),
             draining: parts.draining,
             metrics: parts.metrics,
+            admin: parts.admin,
         }
     }
 
@@ -171,6 +178,7 @@ impl ProxyHttp for Gateway {
         }
         let refusal = match admit::admit(self, session, ctx).await {
             Ok(Admitted::Proxied) => return Ok(false),
+            Ok(Admitted::Local(Action::Admin)) => bridge::call(self, session, ctx).await?,
             Ok(Admitted::Local(action)) => local::answer(self, session, ctx, action).await?,
             Err(Stop::Refused(refusal)) => Some(refusal),
             Err(Stop::Gone(error)) => return Err(error),

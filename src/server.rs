@@ -27,6 +27,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::admin::{self, Admin};
 use crate::auth::verdict::{Authenticator, Options};
 use crate::config::{Config, Listen};
 use crate::gateway::entrance::Entrance;
@@ -34,6 +35,7 @@ use crate::gateway::front::Front;
 use crate::gateway::{Gateway, Gauges, Parts};
 use crate::scheduler::Scheduler;
 use crate::store::Store;
+use crate::telemetry::Logs;
 use crate::telemetry::metrics::{self, Metrics};
 use crate::upstream::health::Prober;
 use crate::upstream::{Fleet, peer};
@@ -46,12 +48,11 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// Runs the gateway until it is told to stop.
 pub fn serve(config: Config) -> anyhow::Result<()> {
-    crate::telemetry::init(config.log.level);
+    let logs = crate::telemetry::init(config.log.level).context("cannot start the log")?;
     for warning in &config.warnings {
         log::warn!("{warning}");
     }
-    // reqwest and Pingora share one TLS implementation; a second installation changes nothing
-    pingora::tls::install_default_crypto_provider();
+    prepare_tls();
     raise_file_limit(config.limits.connections);
     let certificates = certificates(&config)?;
     let sockets = Sockets::bind(&config)?;
@@ -62,9 +63,14 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    let ended = runtime.block_on(run(config, certificates, sockets, metrics));
+    let ended = runtime.block_on(run(config, certificates, sockets, metrics, &logs));
     runtime.shutdown_timeout(LAST_WORDS);
     ended
+}
+
+/// Chooses the TLS implementation that reqwest and Pingora share; a second call changes nothing.
+pub fn prepare_tls() {
+    pingora::tls::install_default_crypto_provider();
 }
 
 /// A connection takes one file, and up to one more to an instance. Shells and old service managers
@@ -94,6 +100,7 @@ async fn run(
     certificates: Certificates,
     sockets: Sockets,
     metrics: Option<TcpListener>,
+    logs: &Logs,
 ) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     let (stop, stopping) = watch::channel(false);
@@ -102,7 +109,8 @@ async fn run(
     let draining = Arc::new(AtomicBool::new(false));
     let patience = config.timeouts.drain;
     let entrances = entrances(&config, certificates, &ending)?;
-    let (gateway, gauges, sources) = assemble(config, entrances, &draining, &ending).await?;
+    let (gateway, gauges, mut sources) = assemble(config, entrances, &draining, &ending).await?;
+    sources.log_dropped = logs.dropped();
     if let Some(listener) = metrics {
         let counted = Arc::clone(&gateway.metrics);
         tokio::spawn(async move {
@@ -172,7 +180,7 @@ async fn assemble(
 ) -> anyhow::Result<(Assembled, Gauges, metrics::Sources)> {
     let store = Arc::new(Store::open(&config.database).await?);
     let options = Options::new(config.auth.max_stale, Handle::current());
-    let authenticator = Arc::new(Authenticator::new(store, &options));
+    let authenticator = Arc::new(Authenticator::new(Arc::clone(&store) as _, &options));
     tokio::spawn(Arc::clone(&authenticator).watch(ending.clone()));
     let fleet = Arc::new(Fleet::new(&config));
     let scheduler = Arc::new(Scheduler::new(&config.upstreams, &config.balance));
@@ -196,6 +204,11 @@ async fn assemble(
         fleet: Arc::clone(&fleet),
         log_dropped: Arc::default(),
     };
+    let admin = admin::router(Admin {
+        fleet: Arc::clone(&fleet),
+        scheduler: Arc::clone(&scheduler),
+        store,
+    });
     let gateway = Gateway::new(Parts {
         config: Arc::clone(&config),
         authenticator,
@@ -204,6 +217,7 @@ async fn assemble(
         peers,
         draining: Arc::clone(draining),
         metrics: Arc::clone(&metrics),
+        admin,
     });
     let gauges = gateway.gauges();
     let idle = config.load().timeouts.idle;

@@ -3,11 +3,15 @@
 pub mod access_log;
 pub mod metrics;
 pub mod security_log;
+mod writer;
 
-use std::io::Write;
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use env_logger::fmt::Formatter;
-use env_logger::{Builder, Env, WriteStyle};
+use env_logger::{Builder, Env, Target, WriteStyle};
 use log::{LevelFilter, Record};
 
 /// Target of the access log: one line a request.
@@ -15,8 +19,31 @@ pub const ACCESS: &str = "usher::access";
 /// Target of the security log: every failure to authenticate, every refusal by policy.
 pub const SECURITY: &str = "usher::security";
 
+/// How long the last lines get on the way out.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// The log as long as the process serves; dropping it writes what is left.
+pub struct Logs(writer::Lines);
+
+impl Logs {
+    /// Lines that were dropped because nothing read them in time.
+    pub fn dropped(&self) -> Arc<AtomicU64> {
+        self.0.dropped()
+    }
+}
+
+impl Drop for Logs {
+    fn drop(&mut self) {
+        self.0.settle(LAST_WORDS);
+    }
+}
+
 /// Starts logging to standard error; `RUST_LOG` overrides the level.
-pub fn init(level: LevelFilter) {
+///
+/// # Errors
+/// The system has no room for a thread.
+pub fn init(level: LevelFilter) -> io::Result<Logs> {
+    let lines = writer::Lines::start(io::stderr())?;
     let mut builder = Builder::new();
     builder.filter_level(level);
     // one line for each client that hangs up is noise: the access log tells it in context
@@ -29,12 +56,19 @@ pub fn init(level: LevelFilter) {
     builder.filter_module(SECURITY, LevelFilter::Info);
     builder.write_style(WriteStyle::Never);
     builder.format(write_line);
+    builder.target(Target::Pipe(Box::new(lines.clone())));
     // a second start in one process, as in tests, keeps the first logger
-    let _ = builder.try_init();
+    if builder.try_init().is_ok() {
+        // the usual hook writes to standard error itself, and would wait for it
+        std::panic::set_hook(Box::new(|panic| {
+            log::error!("{}", panic.to_string().replace('\n', " "));
+        }));
+    }
+    Ok(Logs(lines))
 }
 
 /// Access lines are complete in themselves; the others begin with time, level and target.
-fn write_line(out: &mut Formatter, record: &Record<'_>) -> std::io::Result<()> {
+fn write_line(out: &mut Formatter, record: &Record<'_>) -> io::Result<()> {
     if record.target() == ACCESS {
         return writeln!(out, "{}", record.args());
     }

@@ -65,11 +65,6 @@ impl Fleet {
     pub fn knows(&self, model: &ModelKey) -> bool {
         self.instances.iter().any(|instance| instance.status.load().lists.models.contains(model))
     }
-
-    /// Whether at least one instance is healthy.
-    pub fn is_ready(&self) -> bool {
-        self.instances.iter().any(|instance| instance.status.load().up)
-    }
 }
 
 /// One instance.

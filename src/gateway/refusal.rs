@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use super::cors;
 use super::ctx::Ctx;
+use crate::admin::Fault;
 use crate::auth::AuthError;
 use crate::payload::BadPayload;
 use crate::policy::Denied;
@@ -166,6 +167,8 @@ impl Refusal {
         head.insert_header("Content-Type", "application/json")?;
         head.insert_header("Content-Length", length)?;
         head.insert_header("X-Request-Id", request_id)?;
+        // some of these statuses may be cached unless told otherwise (RFC 9110, 15.1)
+        head.insert_header("Cache-Control", "no-store")?;
         if self.extra.challenge {
             head.insert_header("WWW-Authenticate", "Bearer")?;
         }
@@ -275,6 +278,16 @@ impl From<AuthError> for Refusal {
         no.extra.challenge = no.status == 401;
         no.extra.code = matches!(error, AuthError::InvalidKey { .. }).then_some("invalid_api_key");
         no.because(error.to_string())
+    }
+}
+
+impl From<Fault> for Refusal {
+    fn from(fault: Fault) -> Self {
+        let no = match fault.status.as_u16() {
+            503 => Self::unavailable(fault.reason, fault.detail, 2),
+            status => Self::new(status, fault.reason, fault.detail),
+        };
+        Self { cause: fault.cause, ..no }
     }
 }
 

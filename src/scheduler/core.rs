@@ -92,6 +92,8 @@ pub(super) struct Claim {
 pub struct InstanceView {
     /// Probes succeed.
     pub up: bool,
+    /// Gets nobody new, because an operator says so.
+    pub drained: bool,
     /// Where its breaker stands.
     pub breaker: State,
     /// Slots.
@@ -131,6 +133,8 @@ struct Station {
     /// It failed a request and has not answered a probe since: it may be dying, and whoever took
     /// the seat that was freed would die with it.
     doubted: bool,
+    /// An operator's word: nobody new, whoever is there may stay.
+    drained: bool,
     last_seated: u64,
 }
 
@@ -221,6 +225,18 @@ impl Core {
         self.dispatch(now);
     }
 
+    /// Drains an instance or resumes it; false if it was so already, or is none.
+    pub(super) fn set_drained(&mut self, instance: usize, drained: bool, now: Instant) -> bool {
+        let Some(station) = self.stations.get_mut(instance) else { return false };
+        let changed = std::mem::replace(&mut station.drained, drained) != drained;
+        self.dispatch(now);
+        changed
+    }
+
+    pub(super) fn capacity(&self) -> usize {
+        self.capacity
+    }
+
     pub(super) fn views(&self) -> Vec<InstanceView> {
         self.stations.iter().map(Station::view).collect()
     }
@@ -235,7 +251,7 @@ impl Core {
 
     /// How long somebody who came now would wait, from the seats and the time that they are held.
     pub(super) fn expected_wait(&self) -> Duration {
-        let slots: u32 = self.stations.iter().filter(|s| s.facts.up).map(|s| s.slots).sum();
+        let slots: u32 = self.stations.iter().filter(|s| s.serves()).map(|s| s.slots).sum();
         let ahead = u32::try_from(self.queue.len()).unwrap_or(u32::MAX).saturating_add(1);
         self.service.saturating_mul(ahead) / slots.max(1)
     }
@@ -276,7 +292,7 @@ impl Core {
         let instance = self.place(wish)?;
         self.seatings += 1;
         let station = self.stations.get_mut(instance)?;
-        let cold = !station.is_resident(wish.model.as_ref());
+        let cold = station.must_load(wish.model.as_ref());
         station.in_flight += 1;
         station.last_seated = self.seatings;
         let epoch = station.breaker.enter();
@@ -327,14 +343,14 @@ impl Core {
         let speaking = || self.stations.iter().enumerate().filter(|(_, s)| s.speaks(surface));
         let able = || speaking().filter(|(_, station)| station.has(model));
         let found = able()
-            .filter(|(index, station)| station.facts.up && !excluded.contains(index))
+            .filter(|(index, station)| station.serves() && !excluded.contains(index))
             .min_by_key(|(_, station)| (station.breaker.state(), station.in_flight));
         if let Some((index, _)) = found {
             return Ok(index);
         }
         // an instance that is down keeps its list of models: it may be the one that has it
         let known = able().next().is_some();
-        let somebody_is_up = speaking().any(|(_, station)| station.facts.up);
+        let somebody_is_up = speaking().any(|(_, station)| station.serves());
         Err(if known || !somebody_is_up { Nowhere::NoInstance } else { Nowhere::NoModel })
     }
 
@@ -375,6 +391,7 @@ impl Station {
             loaded: HashSet::new(),
             breaker: Breaker::default(),
             doubted: false,
+            drained: false,
             last_seated: 0,
         }
     }
@@ -390,14 +407,21 @@ impl Station {
     /// In memory already, or being loaded for somebody who was seated here.
     fn is_resident(&self, model: Option<&ModelKey>) -> bool {
         model.is_none_or(|model| {
-            self.facts.residents.contains(model)
-                || self.loaded.contains(model)
-                || self.per_model.contains_key(model)
+            self.facts.residents.contains(model) || self.per_model.contains_key(model)
         })
     }
 
+    /// Whether the model is neither in memory nor on its way there, as far as can be known.
+    fn must_load(&self, model: Option<&ModelKey>) -> bool {
+        !self.is_resident(model) && model.is_some_and(|model| !self.loaded.contains(model))
+    }
+
+    fn serves(&self) -> bool {
+        self.facts.up && !self.drained
+    }
+
     fn has_room(&self) -> bool {
-        self.facts.up && self.in_flight < self.slots && !self.doubted && self.breaker.admits()
+        self.serves() && self.in_flight < self.slots && !self.doubted && self.breaker.admits()
     }
 
     fn can_take(&self, wish: &Wish) -> bool {
@@ -413,6 +437,7 @@ impl Station {
     fn view(&self) -> InstanceView {
         InstanceView {
             up: self.facts.up,
+            drained: self.drained,
             breaker: self.breaker.state(),
             slots: self.slots,
             in_flight: self.in_flight,

@@ -10,14 +10,18 @@
     reason = "nothing depends on this crate, and a test fails by panicking"
 )]
 
+mod admin;
 mod balance;
 mod bodies;
 mod check;
 mod commands;
 mod cors;
+mod doctor;
 mod door;
 mod failures;
 mod house;
+mod logs;
+mod metrics;
 mod record;
 mod sdk;
 mod sim;

@@ -98,6 +98,10 @@ impl Gauges {
             .with_label_values(&["database"])
             .set(i64::from(from.authenticator.is_without_store()));
         self.queue_depth.set(i64::try_from(from.scheduler.waiting()).unwrap_or(i64::MAX));
+        // instances that are no longer there leave no trace
+        for gauges in [&self.upstream_up, &self.upstream_inflight, &self.upstream_slots] {
+            gauges.reset();
+        }
         for (instance, view) in from.fleet.instances().iter().zip(from.scheduler.instances()) {
             let name = &[instance.config.name.as_str()];
             self.upstream_up.with_label_values(name).set(i64::from(view.up));

@@ -170,7 +170,8 @@ impl Home {
         })
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    /// A command of `usher` on this configuration, to be run in a way of its own.
+    pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_usher"));
         command.args(arguments).arg("-c").arg(&self.config);
         for inherited in ["USHER_CONFIG", "JWT_SECRET", "RUST_LOG"] {
