@@ -261,8 +261,9 @@ proptest! {
     fn no_other_spelling_of_a_known_path_is_found(
         (_, _, path) in proptest::sample::select(CONTRACT), at in any::<usize>(), edit in 0..12_usize,
     ) {
-        // an id in /v1/models/{id} has spellings of its own, tested above
-        prop_assume!(path != "/v1/models/{id}");
+        // an id in /v1/models/{id} has spellings of its own, and another name is another instance:
+        // both are tested above
+        prop_assume!(!path.contains("{id}") && !path.contains("{name}"));
         let spelled = spelled(path);
         let mutant = mutant(&spelled, at, edit);
         prop_assume!(mutant != spelled);
