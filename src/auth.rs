@@ -110,6 +110,24 @@ pub enum AuthError {
     Unavailable(#[from] Unavailable),
 }
 
+impl AuthError {
+    /// One word for metrics.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::Malformed(_) => "malformed",
+            Self::Unavailable(_) => "unavailable",
+            Self::InvalidKey { reason, .. } => match reason {
+                KeyFault::Expired => "key_expired",
+                KeyFault::Malformed => "key_malformed",
+                KeyFault::Revoked => "key_revoked",
+                KeyFault::Unknown => "key_unknown",
+                KeyFault::UserDisabled => "user_disabled",
+            },
+        }
+    }
+}
+
 /// Why a key does not open the door.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyFault {

@@ -4,9 +4,12 @@
 //! a command prints what the admin API would answer.
 
 pub mod check;
+mod doctor;
 mod init;
 mod keys;
 mod output;
+mod remote;
+mod status;
 mod users;
 
 use std::path::PathBuf;
@@ -55,6 +58,10 @@ enum Command {
     /// Issue, list and end API keys
     #[command(subcommand)]
     Keys(keys::Command),
+    /// Show the instances and the queue of a running gateway; wants an admin key in $USHER_KEY
+    Status(remote::Target),
+    /// Gather evidence for a report, and walk through a running gateway with the key in $USHER_KEY
+    Doctor(remote::Target),
     /// Make, list and change accounts
     #[command(subcommand)]
     Users(users::Command),
@@ -86,6 +93,9 @@ pub fn run() -> ExitCode {
 
 fn dispatch(command: Command, config: Option<PathBuf>, output: Output) -> anyhow::Result<()> {
     let env = |name: &str| std::env::var(name).ok();
+    if let Command::Status(remote::Target { url: Some(url) }) = command {
+        return status::run(&url, output);
+    }
     let path = config::locate(config, &env);
     let config = match Config::load(&path, &env) {
         Ok(config) => config,
@@ -95,6 +105,8 @@ fn dispatch(command: Command, config: Option<PathBuf>, output: Output) -> anyhow
         Command::Init => init::run(&config, &path, output),
         Command::Keys(command) => keys::run(command, &config, output),
         Command::Users(command) => users::run(command, &config, output),
+        Command::Doctor(target) => doctor::run(target, &config, &path, output),
+        Command::Status(_) => status::run(&remote::of(&config)?, output),
         Command::Serve => server::serve(config, path),
         Command::Check => Ok(()),
     }

@@ -23,6 +23,8 @@ pub use units::{ByteSize, Rate};
 pub struct Config {
     /// Sockets to accept clients on; at least one.
     pub listen: Vec<Listen>,
+    /// Where Prometheus text is served; `None` is nowhere. Port 0 lets the system choose.
+    pub metrics: Option<SocketAddr>,
     /// Directory of the SQLite file and of generated secrets.
     pub state_dir: PathBuf,
     /// Where users and keys are kept.
@@ -63,6 +65,7 @@ impl Config {
             ("state_dir", self.state_dir != other.state_dir),
             ("database", self.database != other.database),
             ("auth.max_stale", self.auth.max_stale != other.auth.max_stale),
+            ("metrics", self.metrics != other.metrics),
             ("threads", self.threads != other.threads),
         ];
         rows.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()

@@ -2,6 +2,7 @@
 
 mod admit;
 mod body;
+mod bridge;
 mod cors;
 pub mod ctx;
 pub mod entrance;
@@ -22,6 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use axum::Router;
 use bytes::Bytes;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
@@ -34,7 +36,9 @@ use tokio::sync::watch;
 use crate::auth::verdict::Authenticator;
 use crate::config::Timeouts;
 use crate::live::Live;
+use crate::route::Action;
 use crate::scheduler::Scheduler;
+use crate::telemetry::metrics::Metrics;
 use admit::{Admitted, Stop};
 use body::Budget;
 use cors::Preflight;
@@ -52,6 +56,8 @@ pub struct Gateway {
     in_flight: Counter,
     stage: watch::Receiver<Stage>,
     connections: Arc<Connections>,
+    metrics: Arc<Metrics>,
+    admin: Router,
 }
 
 /// What a [`Gateway`] is made of.
@@ -64,6 +70,10 @@ pub struct Parts {
     pub scheduler: Arc<Scheduler>,
     /// How far the end has come.
     pub stage: watch::Receiver<Stage>,
+    /// Where things are counted.
+    pub metrics: Arc<Metrics>,
+    /// What is behind `/admin`.
+    pub admin: Router,
 }
 
 impl Gateway {
@@ -77,6 +87,8 @@ impl Gateway {
             in_flight: Counter::default(),
             stage: parts.stage,
             connections: Arc::default(),
+            metrics: parts.metrics,
+            admin: parts.admin,
         }
     }
 
@@ -169,10 +181,12 @@ impl ProxyHttp for Gateway {
         }
         let refusal = match admit::admit(self, session, ctx).await {
             Ok(Admitted::Proxied) => return Ok(false),
+            Ok(Admitted::Local(Action::Admin)) => bridge::call(self, session, ctx).await?,
             Ok(Admitted::Local(action)) => local::answer(self, session, ctx, action).await?,
             Err(Stop::Refused(refusal)) => Some(refusal),
             Err(Stop::Gone(error)) => return Err(error),
         };
+        ctx.decided();
         if let Some(refusal) = refusal {
             let written = refusal::write(session, &refusal, ctx).await;
             ctx.refusal = Some(refusal);
@@ -204,7 +218,7 @@ impl ProxyHttp for Gateway {
         _digest: Option<&Digest>,
         ctx: &mut Ctx,
     ) -> Result<()> {
-        relay::connected(ctx);
+        relay::connected(&self.metrics, ctx);
         Ok(())
     }
 
@@ -290,7 +304,7 @@ impl ProxyHttp for Gateway {
     }
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Ctx) {
-        finish::finish(session, error, ctx);
+        finish::finish(&self.metrics, session, error, ctx);
     }
 
     /// The access line tells it, once.

@@ -22,5 +22,8 @@ pub mod telemetry;
 pub mod upstream;
 pub mod usage;
 
+// What the operator sees and says while it runs.
+pub mod admin;
+
 // What the steps keep.
 pub mod store;

@@ -16,7 +16,7 @@ use table::TABLE;
 /// One path of the table.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Route {
-    /// The path as metrics, logs and `restrict` name it; a parameter stands in braces at its end.
+    /// The path as metrics, logs and `restrict` name it; a parameter stands in braces.
     pub path: &'static str,
     /// Its methods, as `Allow` lists them.
     pub methods: &'static str,
@@ -71,6 +71,8 @@ pub enum Action {
     Model,
     /// Estimate the tokens of a message.
     CountTokens,
+    /// Administer Usher itself: the admin router answers.
+    Admin,
     /// Ask an instance that has the model; takes no seat.
     Show,
     /// Ask an instance that has the model; takes a seat.
@@ -142,6 +144,11 @@ impl Route {
         self.methods.split(", ").any(|allowed| allowed == method.as_str())
     }
 
+    /// Its place in the table.
+    pub fn number(&self) -> Option<usize> {
+        TABLE.iter().position(|line| std::ptr::eq(line, self))
+    }
+
     /// Whether instances of this kind know the route.
     pub fn is_served_by(&self, kind: UpstreamKind) -> bool {
         match kind {
@@ -150,15 +157,20 @@ impl Route {
         }
     }
 
+    fn around_parameter(&self) -> Option<(&'static str, &'static str)> {
+        let (stem, rest) = self.path.split_once('{')?;
+        Some((stem, rest.split_once('}')?.1))
+    }
+
     /// Whether the path is this route's, and with which parameter.
     fn fit<'p>(&self, path: &'p str) -> Option<Option<Cow<'p, str>>> {
-        if !self.path.ends_with('}') {
+        let Some((stem, end)) = self.around_parameter() else {
             return (self.path == path).then_some(None);
-        }
-        let (stem, _name) = self.path.split_once('{')?;
-        let rest = path.strip_prefix(stem)?;
+        };
+        let rest = path.strip_prefix(stem)?.strip_suffix(end)?;
         match self.action {
             Action::Model => model_id(rest).map(Some),
+            Action::Admin => is_name(rest).then_some(Some(rest.into())),
             _ => is_digest(rest).then_some(Some(rest.into())),
         }
     }
@@ -176,8 +188,8 @@ pub struct Found<'p> {
 impl Found<'_> {
     /// The path to send upstream: a constant, and a validated digest after it for blobs.
     pub fn upstream_path(&self) -> Cow<'static, str> {
-        match (&self.parameter, self.route.path.split_once('{')) {
-            (Some(parameter), Some((stem, _name))) => format!("{stem}{parameter}").into(),
+        match (&self.parameter, self.route.around_parameter()) {
+            (Some(parameter), Some((stem, end))) => format!("{stem}{parameter}{end}").into(),
             _ => self.route.path.into(),
         }
     }
@@ -215,6 +227,11 @@ pub fn find<'p>(method: &Method, path: &'p [u8]) -> Result<Found<'p>, NoRoute> {
     Err(NoRoute::MethodNotAllowed { dialect: route.dialect, allow: route.methods })
 }
 
+/// The paths of the table, in its order: what is counted by route is kept in this order.
+pub fn paths() -> impl ExactSizeIterator<Item = &'static str> {
+    TABLE.iter().map(|route| route.path)
+}
+
 /// Whether `restrict` may name this path: one of the table's that needs a credential.
 pub fn known(path: &str) -> bool {
     TABLE.iter().any(|route| route.path == path && route.class != Class::Open)
@@ -233,6 +250,12 @@ pub fn dialect_of(path: &str) -> Dialect {
     } else {
         Dialect::Plain
     }
+}
+
+/// A name that the configuration allows for an instance.
+fn is_name(text: &str) -> bool {
+    (1..=64).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
 }
 
 /// A SHA-256 as Ollama names blobs, in the lower case that its clients write.

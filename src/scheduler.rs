@@ -72,9 +72,30 @@ impl Scheduler {
         self.core.lock().learn(instance, facts, Instant::now());
     }
 
+    /// Drains an instance, so that it gets nobody new and keeps whom it has, or resumes it.
+    /// Returns whether that was a change.
+    pub fn set_drained(&self, instance: usize, drained: bool) -> bool {
+        self.core.lock().set_drained(instance, drained, Instant::now())
+    }
+
+    /// Whether at least one instance is up and not drained.
+    pub fn is_ready(&self) -> bool {
+        self.instances().iter().any(|view| view.up && !view.drained)
+    }
+
+    /// How many may wait.
+    pub fn capacity(&self) -> usize {
+        self.core.lock().capacity()
+    }
+
     /// The counters of every instance that is configured, by number.
     pub fn instances(&self) -> Vec<InstanceView> {
         self.core.lock().views()
+    }
+
+    /// The counters of the instance with this number, if it is configured.
+    pub fn instance(&self, id: usize) -> Option<InstanceView> {
+        self.instances().into_iter().find(|view| view.id == id)
     }
 
     /// Seats that are taken, those of instances that are no longer configured included.

@@ -28,6 +28,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::admin::{self, Admin};
 use crate::auth::verdict::{Authenticator, Options};
 use crate::config::{Config, Listen};
 use crate::gateway::entrance::Entrance;
@@ -39,7 +40,8 @@ use crate::live::reload::{self, Reloader};
 use crate::live::watch::FileWatch;
 use crate::scheduler::Scheduler;
 use crate::store::Store;
-use crate::telemetry::{self, Logging};
+use crate::telemetry::Logs;
+use crate::telemetry::metrics::{self, Metrics};
 use crate::upstream::health;
 use certificate::Certificate;
 use ending::{Ending, Last};
@@ -56,12 +58,11 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 /// Runs the gateway until it is told to stop; `file` is where the configuration is from.
 pub fn serve(config: Config, file: PathBuf) -> anyhow::Result<()> {
     let program = Program::this().context("cannot find this program")?;
-    let logging = telemetry::init(config.log.level);
+    let logs = crate::telemetry::init(config.log.level).context("cannot start the log")?;
     for warning in &config.warnings {
         log::warn!("{warning}");
     }
-    // reqwest and Pingora share one TLS implementation; a second installation changes nothing
-    pingora::tls::install_default_crypto_provider();
+    prepare_tls();
     raise_file_limit(config.limits.connections);
     let certificates = certificates(&config)?;
     let mut inherited = Inherited::receive()?;
@@ -72,10 +73,15 @@ pub fn serve(config: Config, file: PathBuf) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    let start = Start { config, file, logging, certificates, inherited, program };
+    let start = Start { config, file, logs: &logs, certificates, inherited, program };
     let ended = runtime.block_on(run(start, sockets));
     runtime.shutdown_timeout(LAST_WORDS);
     ended
+}
+
+/// Chooses the TLS implementation that reqwest and Pingora share; a second call changes nothing.
+pub fn prepare_tls() {
+    pingora::tls::install_default_crypto_provider();
 }
 
 /// A connection takes one file, and up to one more to an instance. Shells and old service managers
@@ -101,16 +107,16 @@ fn certificates(config: &Config) -> anyhow::Result<Certificates> {
 }
 
 /// What a gateway starts with.
-struct Start {
+struct Start<'l> {
     config: Config,
     file: PathBuf,
-    logging: Logging,
+    logs: &'l Logs,
     certificates: Certificates,
     inherited: Inherited,
     program: Program,
 }
 
-async fn run(start: Start, sockets: Sockets) -> anyhow::Result<()> {
+async fn run(start: Start<'_>, sockets: Sockets) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     let manager = Manager::from_env();
     let (stop, stopping) = watch::channel(false);
@@ -118,11 +124,11 @@ async fn run(start: Start, sockets: Sockets) -> anyhow::Result<()> {
     // probes and revocations are watched until the last stream is over
     let (end, ending) = watch::channel(false);
     let changes = FileWatch::new(&start.file);
-    let Start { config, file, logging, certificates, mut inherited, program } = start;
+    let Start { config, file, logs, certificates, mut inherited, program } = start;
     let doors = entrances(&config, certificates, &ending)?;
-    let settings = (config, file, logging);
-    let assembled = assemble(settings, doors, (staged, ending)).await?;
-    let Assembled { fronts, gauges, live, reloader } = assembled;
+    let settings = (config, file, logs);
+    let assembled = assemble(settings, doors, (staged, ending.clone())).await?;
+    let Assembled { fronts, gauges, live, reloader, metrics, sources } = assembled;
     // a successor knows its instances before it serves: nobody is refused in between
     reloader.start_probes(inherited.is_succession()).await;
     let mut tasks = JoinSet::new();
@@ -132,7 +138,15 @@ async fn run(start: Start, sockets: Sockets) -> anyhow::Result<()> {
     let services = services(fronts, idle, sockets.addresses());
     sockets.announce();
     let handles = sockets.handles()?;
-    let fds = sockets.into_fds();
+    let (listener, fds) = sockets.into_parts();
+    let scraping = listener.map(|listener| {
+        let serving = metrics::serve(listener, metrics, sources, ending);
+        tokio::spawn(async move {
+            if let Err(error) = serving.await {
+                log::error!("metrics are no longer served: {error}");
+            }
+        })
+    });
     let mut serving = JoinSet::new();
     for mut service in services {
         let (fds, stopping) = (Arc::clone(&fds), stopping.clone());
@@ -144,6 +158,10 @@ async fn run(start: Start, sockets: Sockets) -> anyhow::Result<()> {
     // while a handle is open its socket takes connections that nobody would accept
     drop(handles);
     tasks.abort_all();
+    if let (Last::Replaced, Some(scraping)) = (last, scraping) {
+        // whoever scrapes wants the process that serves
+        scraping.abort();
+    }
     let ending = Ending { stage, gauges, live, signals };
     // accepting ends at once; what is under way goes on
     let accepting_ends = || {
@@ -236,30 +254,43 @@ fn keep_up(
 
 /// The gateway with everything that it needs, watching for revocations.
 async fn assemble(
-    (config, file, logging): (Config, PathBuf, Logging),
+    (config, file, logs): (Config, PathBuf, &Logs),
     doors: Vec<Entrance>,
     (stage, ending): (watch::Receiver<Stage>, watch::Receiver<bool>),
 ) -> anyhow::Result<Assembled> {
     let store = Arc::new(Store::open(&config.database).await?);
     let options = Options::new(config.auth.max_stale, Handle::current());
-    let authenticator = Arc::new(Authenticator::new(store, &options));
+    let authenticator = Arc::new(Authenticator::new(Arc::clone(&store) as _, &options));
     tokio::spawn(Arc::clone(&authenticator).watch(ending.clone()));
     let scheduler = Arc::new(Scheduler::new(&config.balance));
     let live = Arc::new(Live::new(config, &scheduler)?);
+    let metrics = Metrics::new()?;
+    let sources = metrics::Sources {
+        authenticator: Arc::clone(&authenticator),
+        scheduler: Arc::clone(&scheduler),
+        live: Arc::clone(&live),
+        log_dropped: logs.dropped(),
+    };
+    let scheduler_too = Arc::clone(&scheduler);
+    let admin = admin::router(Admin { live: Arc::clone(&live), scheduler: scheduler_too, store });
     let gateway = Gateway::new(Parts {
         live: Arc::clone(&live),
         authenticator,
         scheduler: Arc::clone(&scheduler),
         stage: stage.clone(),
+        metrics: Arc::clone(&metrics),
+        admin,
     });
     let gauges = gateway.gauges();
     let connections = gateway.connections();
     let conf = Arc::new(ServerConf { max_retries: MOST_ATTEMPTS, ..ServerConf::default() });
-    let fronts = Front::all(doors, http_proxy(&conf, gateway), (&live, &connections), &stage);
+    let proxy = http_proxy(&conf, gateway);
+    let fronts = Front::all(doors, proxy, (&live, &metrics), &connections, &stage);
     let client = health::client()?;
-    let live_too = Arc::clone(&live);
+    let (live_too, logging) = (Arc::clone(&live), logs.logging());
     let parts = reload::Parts { file, live: live_too, scheduler, logging, client, ending };
-    Ok(Assembled { fronts, gauges, live, reloader: Arc::new(Reloader::new(parts)) })
+    let reloader = Arc::new(Reloader::new(parts));
+    Ok(Assembled { fronts, gauges, live, reloader, metrics, sources })
 }
 
 struct Assembled {
@@ -268,6 +299,8 @@ struct Assembled {
     gauges: Gauges,
     live: Arc<Live>,
     reloader: Arc<Reloader>,
+    metrics: Arc<Metrics>,
+    sources: metrics::Sources,
 }
 
 fn services(

@@ -1,14 +1,18 @@
 //! LOG: what is written down of each request, and how lines look.
 
 pub mod access_log;
+pub mod metrics;
 pub mod security_log;
+mod writer;
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use env_logger::fmt::Formatter;
-use env_logger::{Builder, Env, Logger, WriteStyle};
+use env_logger::{Builder, Env, Logger, Target, WriteStyle};
 use log::{LevelFilter, Log, Metadata, Record};
 
 /// Target of the access log: one line a request.
@@ -16,44 +20,84 @@ pub const ACCESS: &str = "usher::access";
 /// Target of the security log: every failure to authenticate, every refusal by policy.
 pub const SECURITY: &str = "usher::security";
 
+/// How long the last lines get on the way out.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// The log as long as the process serves; dropping it writes what is left.
+pub struct Logs {
+    lines: writer::Lines,
+    logging: Logging,
+}
+
+impl Logs {
+    /// Lines that were dropped because nothing read them in time.
+    pub fn dropped(&self) -> Arc<AtomicU64> {
+        self.lines.dropped()
+    }
+
+    /// For changes of the level.
+    pub fn logging(&self) -> Logging {
+        self.logging.clone()
+    }
+}
+
+impl Drop for Logs {
+    fn drop(&mut self) {
+        self.lines.settle(LAST_WORDS);
+    }
+}
+
 /// Starts logging to standard error; `RUST_LOG` overrides the level.
-pub fn init(level: LevelFilter) -> Logging {
-    let logging = Logging(Arc::new(ArcSwap::from_pointee(logger(level))));
+///
+/// # Errors
+/// The system has no room for a thread.
+pub fn init(level: LevelFilter) -> io::Result<Logs> {
+    let lines = writer::Lines::start(io::stderr())?;
+    let logger = Arc::new(ArcSwap::from_pointee(logger(level, &lines)));
+    let logging = Logging { logger, lines: lines.clone() };
     // a second start in one process, as in tests, keeps the first logger
-    let _ = log::set_boxed_logger(Box::new(logging.clone()));
+    if log::set_boxed_logger(Box::new(logging.clone())).is_ok() {
+        // the usual hook writes to standard error itself, and would wait for it
+        std::panic::set_hook(Box::new(|panic| {
+            log::error!("{}", panic.to_string().replace('\n', " "));
+        }));
+    }
     logging.set_level(level);
-    logging
+    Ok(Logs { lines, logging })
 }
 
 /// The logger in force, whose level can be changed.
 #[derive(Clone)]
-pub struct Logging(Arc<ArcSwap<Logger>>);
+pub struct Logging {
+    logger: Arc<ArcSwap<Logger>>,
+    lines: writer::Lines,
+}
 
 impl Logging {
     /// Changes the level of everything but the access and security logs, as far as `RUST_LOG`
     /// lets it.
     pub fn set_level(&self, level: LevelFilter) {
-        let logger = logger(level);
+        let logger = logger(level, &self.lines);
         log::set_max_level(logger.filter());
-        self.0.store(Arc::new(logger));
+        self.logger.store(Arc::new(logger));
     }
 }
 
 impl Log for Logging {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        self.0.load().enabled(metadata)
+        self.logger.load().enabled(metadata)
     }
 
     fn log(&self, record: &Record<'_>) {
-        self.0.load().log(record);
+        self.logger.load().log(record);
     }
 
     fn flush(&self) {
-        self.0.load().flush();
+        self.logger.load().flush();
     }
 }
 
-fn logger(level: LevelFilter) -> Logger {
+fn logger(level: LevelFilter, lines: &writer::Lines) -> Logger {
     let mut builder = Builder::new();
     builder.filter_level(level);
     // one line for each client that hangs up is noise: the access log tells it in context
@@ -66,11 +110,12 @@ fn logger(level: LevelFilter) -> Logger {
     builder.filter_module(SECURITY, LevelFilter::Info);
     builder.write_style(WriteStyle::Never);
     builder.format(write_line);
+    builder.target(Target::Pipe(Box::new(lines.clone())));
     builder.build()
 }
 
 /// Access lines are complete in themselves; the others begin with time, level and target.
-fn write_line(out: &mut Formatter, record: &Record<'_>) -> std::io::Result<()> {
+fn write_line(out: &mut Formatter, record: &Record<'_>) -> io::Result<()> {
     if record.target() == ACCESS {
         return writeln!(out, "{}", record.args());
     }

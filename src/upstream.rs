@@ -115,7 +115,7 @@ impl Fleet {
         })
     }
 
-    /// Whether an instance has this model.
+    /// Whether an instance has this model, or had it when it last said what it has.
     pub fn lists(&self, model: &ModelKey) -> bool {
         self.instances
             .iter()
@@ -127,11 +127,6 @@ impl Fleet {
         self.instances
             .iter()
             .any(|instance| instance.state.status.load().lists.remote.contains(model))
-    }
-
-    /// Whether at least one instance is healthy.
-    pub fn is_ready(&self) -> bool {
-        self.instances.iter().any(|instance| instance.state.status.load().up)
     }
 }
 

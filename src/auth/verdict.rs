@@ -8,7 +8,7 @@
 mod lookup;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName};
@@ -81,6 +81,21 @@ pub struct Authenticator {
     confirmed: AtomicU64,
     born: Instant,
     max_stale: Duration,
+    recalled: AtomicU64,
+    recalled_unknown: AtomicU64,
+    looked_up: AtomicU64,
+    silent: AtomicBool,
+}
+
+/// Who has answered how many questions about keys so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// The memory of known keys.
+    pub known: u64,
+    /// The memory of hashes that are nobody's.
+    pub unknown: u64,
+    /// The store, whether or not it did answer.
+    pub store: u64,
 }
 
 type Epoch = u64;
@@ -104,7 +119,25 @@ impl Authenticator {
             confirmed: AtomicU64::new(0),
             born: Instant::now(),
             max_stale: options.max_stale,
+            recalled: AtomicU64::new(0),
+            recalled_unknown: AtomicU64::new(0),
+            looked_up: AtomicU64::new(0),
+            silent: AtomicBool::new(false),
         }
+    }
+
+    /// Who has answered how many questions so far.
+    pub fn asked(&self) -> Asked {
+        Asked {
+            known: self.recalled.load(Ordering::Relaxed),
+            unknown: self.recalled_unknown.load(Ordering::Relaxed),
+            store: self.looked_up.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Whether the store did not answer when it was last looked at.
+    pub fn is_without_store(&self) -> bool {
+        self.silent.load(Ordering::Relaxed)
     }
 
     /// Finds out who is asking, by the first credential that resolves.
@@ -169,12 +202,12 @@ impl Authenticator {
                     self.invalidate();
                 }
                 self.confirmed.store(asked, Ordering::Release);
-                if std::mem::take(&mut seen.silent) {
+                if self.silent.swap(false, Ordering::Relaxed) {
                     log::info!("the database answers again");
                 }
             }
             Err(cause) => {
-                if !std::mem::replace(&mut seen.silent, true) {
+                if !self.silent.swap(true, Ordering::Relaxed) {
                     log::warn!(
                         "known keys are served from memory, the database is silent: {cause}"
                     );
@@ -206,8 +239,11 @@ impl Authenticator {
     async fn identity(&self, hash: KeyHash) -> Result<Option<Arc<Identity>>, Unavailable> {
         let (epoch, asked) = (self.epoch.load(Ordering::Acquire), Instant::now());
         if let Some(answer) = self.recall(&hash, epoch, asked) {
+            let kept = if answer.is_some() { &self.recalled } else { &self.recalled_unknown };
+            kept.fetch_add(1, Ordering::Relaxed);
             return Ok(answer);
         }
+        self.looked_up.fetch_add(1, Ordering::Relaxed);
         let answer = self.lookups.ask(hash, epoch).await?;
         match &answer {
             Some(identity) => {
@@ -247,7 +283,6 @@ impl Authenticator {
 struct Seen {
     /// None before the first answer, which ends the epoch: what was asked before may be older.
     revision: Option<i64>,
-    silent: bool,
 }
 
 /// Judges a known identity, at every request.

@@ -17,7 +17,7 @@ use super::keys::Issued;
 use super::output::Output;
 use super::with_store;
 use crate::auth::api_key;
-use crate::config::Config;
+use crate::config::{Config, Listen};
 use crate::store::{
     ADMIN, Actor, Fingerprint, KeyLimits, KeyRecord, KeySpec, create_private_dir,
     create_secret_file,
@@ -85,7 +85,7 @@ fn welcome(
     (key, record): (&str, &KeyRecord),
     output: Output,
 ) -> anyhow::Result<()> {
-    let url = config.listen.first().map_or_else(String::new, |listen| url(listen.address));
+    let url = config.listen.first().map_or_else(String::new, url_of);
     let text = format!(
         r#"Usher is ready; its state is in {state}.
 The key of its first admin, shown only this once:
@@ -118,14 +118,19 @@ with OpenAI's Python SDK:
     output.say(&Issued { key, record }, &text)
 }
 
-/// Where a client on this machine finds a listener: one on every address is on this one, too.
-fn url(mut address: SocketAddr) -> String {
+/// Where a client on this machine finds a listener.
+pub(super) fn url_of(listen: &Listen) -> String {
+    url(if listen.tls.is_some() { "https" } else { "http" }, listen.address)
+}
+
+/// One on every address is on this machine's own, too.
+fn url(scheme: &str, mut address: SocketAddr) -> String {
     if address.ip() == Ipv4Addr::UNSPECIFIED {
         address.set_ip(Ipv4Addr::LOCALHOST.into());
     } else if address.ip() == Ipv6Addr::UNSPECIFIED {
         address.set_ip(Ipv6Addr::LOCALHOST.into());
     }
-    format!("http://{address}")
+    format!("{scheme}://{address}")
 }
 
 #[cfg(test)]
@@ -134,7 +139,7 @@ mod tests {
 
     #[test]
     fn the_address_shown_is_one_that_can_be_called() {
-        let shown = |text: &str| url(text.parse().unwrap());
+        let shown = |text: &str| url("http", text.parse().unwrap());
         assert_eq!(shown("0.0.0.0:8080"), "http://127.0.0.1:8080");
         assert_eq!(shown("[::]:8080"), "http://[::1]:8080");
         assert_eq!(shown("10.1.2.3:80"), "http://10.1.2.3:80");

@@ -78,7 +78,7 @@ pub(super) fn facts(pairs: &[(&str, String)]) -> String {
 }
 
 /// Columns as wide as their widest cell, two spaces between them, nothing after the last.
-fn table<const N: usize>(rows: &[[String; N]]) -> String {
+pub(super) fn table<const N: usize>(rows: &[[String; N]]) -> String {
     let width = |cell: &String| cell.chars().count();
     let widths = rows.iter().fold([0; N], |mut widest, row| {
         for (place, cell) in widest.iter_mut().zip(row) {

@@ -98,6 +98,7 @@ fn sections(root: &Section<'_>) -> Config {
     listen::later(root);
     Config {
         listen: listen::listen(root),
+        metrics: listen::metrics(root),
         database: state::database(root, &state_dir),
         state_dir,
         auth: auth::auth(root, &tier_names),

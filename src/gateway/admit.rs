@@ -27,6 +27,8 @@ use crate::upstream::Fleet;
 /// Bodies above this size are looked at on a thread of their own, so that a worker's other
 /// streams do not wait for it.
 const LARGE: usize = 256 * 1024;
+/// Largest body of an administrator's request, bytes.
+const ADMIN_BODY: u64 = 64 * 1024;
 
 /// Why a request goes no further.
 pub(super) enum Stop {
@@ -101,6 +103,10 @@ pub(super) async fn admit(
             body::send_continue(session).await.map_err(Unread::from)?;
             Ok(Admitted::Proxied)
         }
+        Action::Admin => {
+            keep_body(gateway, session, ctx, ADMIN_BODY).await?;
+            Ok(Admitted::Local(route.action))
+        }
         local => {
             ctx.permit = Some(permit);
             Ok(Admitted::Local(local))
@@ -136,6 +142,7 @@ async fn authenticate(gateway: &Gateway, session: &Session, ctx: &mut Ctx) -> Re
             Ok(())
         }
         Err(error) => {
+            gateway.metrics.auth_failure(error.word());
             log_failure(ctx, &error);
             Err(error.into())
         }
@@ -205,14 +212,7 @@ async fn read_payload(
     ctx: &mut Ctx,
     kind: BodyKind,
 ) -> Result<Payload, Stop> {
-    let limits = &ctx.config.limits;
-    let user = ctx.user_id();
-    let mut share = gateway.bodies.share(user, limits.body_memory, limits.body_memory_per_user);
-    let time = ctx.config.timeouts.body;
-    let body = body::read(session, limits.body, time, &mut share).await?;
-    super::settle(session, &ctx.config.timeouts);
-    ctx.reservation = Some(share);
-    ctx.body = Some(body.clone());
+    let body = keep_body(gateway, session, ctx, ctx.config.limits.body).await?;
     let content_type = match kind {
         BodyKind::Json => None,
         BodyKind::Multipart => Some(header_text(session, "content-type")),
@@ -222,6 +222,27 @@ async fn read_payload(
         Some(content_type) => payload::inspect_form(body, content_type),
     };
     Ok(look_at(body, look).await?)
+}
+
+/// Reads a body of at most `limit` bytes, and keeps it with its share of the memory.
+async fn keep_body(
+    gateway: &Gateway,
+    session: &mut Session,
+    ctx: &mut Ctx,
+    limit: u64,
+) -> Result<Bytes, Stop> {
+    let limits = &ctx.config.limits;
+    let user = ctx.user_id();
+    let mut share = gateway.bodies.share(user, limits.body_memory, limits.body_memory_per_user);
+    let time = ctx.config.timeouts.body;
+    let begun = Instant::now();
+    let body = body::read(session, limit, time, &mut share).await;
+    ctx.timings.body = Some(begun.elapsed());
+    let body = body?;
+    super::settle(session, &ctx.config.timeouts);
+    ctx.reservation = Some(share);
+    ctx.body = Some(body.clone());
+    Ok(body)
 }
 
 async fn look_at<T: Send + 'static>(
@@ -336,7 +357,7 @@ pub(super) async fn wait_for_seat(
 
 /// Resolves when the client closes its connection, or breaks the protocol. The probe reads one
 /// byte and is safe to cancel.
-async fn client_gone(session: &mut ServerSession) -> Box<Error> {
+pub(super) async fn client_gone(session: &mut ServerSession) -> Box<Error> {
     match session.read_body_or_idle(true).await {
         Err(error) => error.into_down(),
         Ok(_) => Error::new_down(ErrorType::ConnectionClosed),

@@ -124,10 +124,16 @@ pub struct Attempts {
 pub struct Timings {
     /// Finding out who is asking.
     pub(super) auth: Option<Duration>,
+    /// Waiting for the client to send its body.
+    pub(super) body: Option<Duration>,
     /// Waiting for a seat.
     pub(super) queue: Option<Duration>,
     /// From arrival to the first byte of the instance's answer.
     pub(super) first_byte: Option<Duration>,
+    /// From arrival to the first piece of the instance's answer.
+    pub(super) first_piece: Option<Duration>,
+    /// Our own work until it was clear what becomes of the request: an instance, or an answer.
+    pub(super) overhead: Option<Duration>,
 }
 
 impl Ctx {
@@ -197,6 +203,13 @@ impl Ctx {
         // a request that waited may have been seated on an instance that is newer than itself
         self.upstream = known.or_else(|| live.load().fleet.get(id).cloned());
         self.target = Some(target);
+    }
+
+    /// Notes that it is clear what becomes of the request; the first time counts.
+    pub(super) fn decided(&mut self) {
+        let timings = &mut self.timings;
+        let others = timings.body.unwrap_or_default() + timings.queue.unwrap_or_default();
+        timings.overhead.get_or_insert_with(|| self.start.elapsed().saturating_sub(others));
     }
 
     /// The account, 0 while it is unknown.

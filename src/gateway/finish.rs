@@ -8,8 +8,10 @@ use pingora::Error;
 use pingora::proxy::Session;
 
 use super::ctx::Ctx;
-use crate::route::Action;
+use super::refusal::Refusal;
+use crate::route::{Action, Route};
 use crate::telemetry::access_log::{AccessLine, ms};
+use crate::telemetry::metrics::{Finished, Metrics, Work};
 
 /// Counts the requests that are being worked on.
 #[derive(Clone, Debug, Default)]
@@ -39,7 +41,7 @@ impl Drop for InFlight {
 }
 
 /// Settles a request: once, whatever happened.
-pub(super) fn finish(session: &Session, error: Option<&Error>, ctx: &mut Ctx) {
+pub(super) fn finish(metrics: &Metrics, session: &Session, error: Option<&Error>, ctx: &mut Ctx) {
     if let Some(watchdog) = &ctx.watchdog {
         watchdog.rest();
     }
@@ -52,6 +54,44 @@ pub(super) fn finish(session: &Session, error: Option<&Error>, ctx: &mut Ctx) {
         .filter(|response| !response.status.is_informational())
         .map_or(0, |response| response.status.as_u16());
     write_line(session, error, ctx, status);
+    count(metrics, error, ctx, status);
+}
+
+fn count(metrics: &Metrics, error: Option<&Error>, ctx: &Ctx, status: u16) {
+    metrics.finished(&Finished {
+        config: &ctx.config,
+        route: ctx.route.and_then(Route::number),
+        tier: ctx.principal.as_ref().map(|principal| principal.identity.user.tier.as_str()),
+        status,
+        total: ctx.start.elapsed(),
+        overhead: ctx.timings.overhead,
+        queue: ctx.timings.queue,
+    });
+    if let Some(limit) = ctx.refusal.as_ref().and_then(Refusal::limit) {
+        metrics.limited(limit);
+    }
+    if ctx.refusal.is_none() && error.is_some() {
+        metrics.client_gone(state(ctx));
+    }
+    if let (Some(model), Some(meter)) = (&ctx.model, &ctx.meter) {
+        let counts = meter.counts();
+        let work = Work {
+            first_token: ctx.timings.first_piece.filter(|_| ctx.streams && status == 200),
+            prompt: counts.prompt.unwrap_or_default(),
+            completion: counts.completion.unwrap_or_default(),
+        };
+        metrics.worked(model.key(), work, || ctx.fleet.lists(model.key()));
+    }
+}
+
+/// What a request was waiting for when its client left.
+fn state(ctx: &Ctx) -> &'static str {
+    match () {
+        () if ctx.timings.first_byte.is_some() => "streaming",
+        () if ctx.upstream.is_some() => "waiting",
+        () if ctx.wish.is_some() => "queued",
+        () => "sending",
+    }
 }
 
 /// A model that was pulled, copied or deleted is looked for at once, not at the next probe.

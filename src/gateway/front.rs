@@ -36,6 +36,7 @@ use crate::config::Limits;
 use crate::live::Live;
 use crate::route;
 use crate::telemetry::access_log::{AccessLine, ms};
+use crate::telemetry::metrics::Metrics;
 
 /// How long a connection may idle between two requests.
 pub const KEEPALIVE: Duration = Duration::from_secs(75);
@@ -51,6 +52,7 @@ pub struct Front {
     live: Arc<Live>,
     connections: Arc<Connections>,
     stage: watch::Receiver<Stage>,
+    metrics: Arc<Metrics>,
 }
 
 impl Front {
@@ -58,7 +60,8 @@ impl Front {
     pub fn all(
         entrances: Vec<Entrance>,
         proxy: HttpProxy<Gateway>,
-        (live, connections): (&Arc<Live>, &Arc<Connections>),
+        (live, metrics): (&Arc<Live>, &Arc<Metrics>),
+        connections: &Arc<Connections>,
         stage: &watch::Receiver<Stage>,
     ) -> Vec<Self> {
         let proxy = Arc::new(proxy);
@@ -68,6 +71,7 @@ impl Front {
             live: Arc::clone(live),
             connections: Arc::clone(connections),
             stage: stage.clone(),
+            metrics: Arc::clone(metrics),
         };
         entrances.into_iter().map(front).collect()
     }
@@ -150,6 +154,7 @@ impl Front {
             Err(_) => return,
         };
         let status = if written { refusal.status } else { 0 };
+        self.count(status, &from, refusal);
         let access = AccessLine { method: line.method, status, ..from.line(&id, refusal) };
         access.write(self.live.load().config.log.access);
     }
@@ -162,7 +167,15 @@ impl Front {
         if let Ok(head) = refusal.head(&id, body.len()) {
             let _ = timeout(Duration::from_millis(100), stream.write_all(&raw(&head, &body))).await;
         }
+        self.count(0, &from, refusal);
         from.line(&id, refusal).write(self.live.load().config.log.access);
+    }
+
+    fn count(&self, status: u16, from: &Arrival, refusal: &Refusal) {
+        self.metrics.unfit(status, from.begun.elapsed());
+        if let Some(limit) = refusal.limit() {
+            self.metrics.limited(limit);
+        }
     }
 }
 

@@ -1,6 +1,8 @@
 //! The routes that are answered here.
 
 use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderName, HeaderValue, StatusCode};
 use pingora::Result;
 use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
@@ -25,11 +27,17 @@ const JSON: &str = "application/json; charset=utf-8";
 pub(super) async fn answer(
     gateway: &Gateway,
     session: &mut Session,
-    ctx: &Ctx,
+    ctx: &mut Ctx,
     action: Action,
 ) -> Result<Option<Refusal>> {
-    match compose(gateway, ctx, action) {
-        Ok(answer) => write(session, ctx, answer).await.map(|()| None),
+    let composed = compose(gateway, ctx, action);
+    ctx.decided();
+    match composed {
+        Ok(answer) => {
+            let content_type = HeaderValue::from_static(answer.content_type);
+            let headers = [(CONTENT_TYPE, content_type)];
+            write(session, ctx, StatusCode::OK, &headers, answer.body).await.map(|()| None)
+        }
         Err(refusal) => Ok(Some(refusal)),
     }
 }
@@ -47,7 +55,7 @@ fn compose(gateway: &Gateway, ctx: &Ctx, action: Action) -> Result<Answer, Refus
         Action::Ready if gateway.stage.borrow().is_stopping() => {
             Err(Refusal::unavailable("draining", "Shutting down", 5))
         }
-        Action::Ready if !ctx.fleet.is_ready() => Err(no_instance()),
+        Action::Ready if !gateway.scheduler.is_ready() => Err(no_instance()),
         Action::Ready => json(br#"{"status":"ready"}"#.to_vec()),
         Action::Tags => json(models::merged_ollama(lists(), List::Installed, &visible)),
         Action::Ps => json(models::merged_ollama(lists(), List::Resident, &visible)),
@@ -70,8 +78,8 @@ fn compose(gateway: &Gateway, ctx: &Ctx, action: Action) -> Result<Answer, Refus
         Action::CountTokens => {
             json(serde_json::json!({ "input_tokens": ctx.estimate }).to_string().into_bytes())
         }
-        Action::Show | Action::Infer(_) | Action::Manage(_) => {
-            Err(Refusal::internal("a proxied route reached the local answers".to_owned()))
+        Action::Admin | Action::Show | Action::Infer(_) | Action::Manage(_) => {
+            Err(Refusal::internal("another's route reached the local answers".to_owned()))
         }
     }
 }
@@ -96,16 +104,25 @@ fn numbers(version: &str) -> Vec<u64> {
     version.split(|c: char| !c.is_ascii_digit()).map_while(|digits| digits.parse().ok()).collect()
 }
 
-async fn write(session: &mut Session, ctx: &Ctx, answer: Answer) -> Result<()> {
-    let mut head = ResponseHeader::build(200, Some(4))?;
-    head.insert_header("Content-Type", answer.content_type)?;
-    head.insert_header("Content-Length", answer.body.len())?;
+/// Sends an answer that was made here.
+pub(super) async fn write(
+    session: &mut Session,
+    ctx: &Ctx,
+    status: StatusCode,
+    headers: &[(HeaderName, HeaderValue)],
+    body: Bytes,
+) -> Result<()> {
+    let mut head = ResponseHeader::build(status, Some(4))?;
+    for (name, value) in headers {
+        head.insert_header(name, value)?;
+    }
+    head.insert_header("Content-Length", body.len())?;
     head.insert_header("X-Request-Id", &ctx.request_id)?;
     cors::grant(&mut head, ctx)?;
     let bodiless = session.req_header().method == http::Method::HEAD;
     session.write_response_header(Box::new(head), bodiless).await?;
     if !bodiless {
-        session.write_response_body(Some(answer.body), true).await?;
+        session.write_response_body(Some(body), true).await?;
     }
     refusal::linger(session).await;
     Ok(())

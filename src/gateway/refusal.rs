@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use super::cors;
 use super::ctx::Ctx;
+use crate::admin::Fault;
 use crate::auth::AuthError;
 use crate::payload::BadPayload;
 use crate::policy::Denied;
@@ -145,12 +146,29 @@ impl Refusal {
         }
     }
 
+    /// The configured bound that was reached, as the configuration names it.
+    pub(super) fn limit(&self) -> Option<&'static str> {
+        Some(match self.reason {
+            "body_memory" => "body_memory",
+            "body_timeout" | "body_too_large" => "body",
+            "connections" => "connections",
+            "connections_per_ip" => "connections_per_ip",
+            "head_timeout" | "head_too_large" => "headers",
+            "queue_full" => "queue",
+            "queue_timeout" => "max_queue_wait",
+            "user_queue_full" => "queue_per_user",
+            _ => return None,
+        })
+    }
+
     /// The response head for a body of this length.
     pub(super) fn head(&self, request_id: &str, length: usize) -> Result<Box<ResponseHeader>> {
         let mut head = ResponseHeader::build(self.status, Some(8))?;
         head.insert_header("Content-Type", "application/json")?;
         head.insert_header("Content-Length", length)?;
         head.insert_header("X-Request-Id", request_id)?;
+        // some of these statuses may be cached unless told otherwise (RFC 9110, 15.1)
+        head.insert_header("Cache-Control", "no-store")?;
         if self.extra.challenge {
             head.insert_header("WWW-Authenticate", "Bearer")?;
         }
@@ -260,6 +278,16 @@ impl From<AuthError> for Refusal {
         no.extra.challenge = no.status == 401;
         no.extra.code = matches!(error, AuthError::InvalidKey { .. }).then_some("invalid_api_key");
         no.because(error.to_string())
+    }
+}
+
+impl From<Fault> for Refusal {
+    fn from(fault: Fault) -> Self {
+        let no = match fault.status.as_u16() {
+            503 => Self::unavailable(fault.reason, fault.detail, 2),
+            status => Self::new(status, fault.reason, fault.detail),
+        };
+        Self { cause: fault.cause, ..no }
     }
 }
 

@@ -17,6 +17,7 @@ use super::refusal::{self, Refusal};
 use super::watchdog::Deadline;
 use crate::route::{Action, StreamFormat};
 use crate::scheduler::{Outcome, Refused, Surface, Wish};
+use crate::telemetry::metrics::Metrics;
 use crate::upstream::Instance;
 use crate::usage::{Format, Meter};
 
@@ -44,6 +45,7 @@ pub(super) async fn choose(
     session: &mut Session,
     ctx: &mut Ctx,
 ) -> Result<Box<HttpPeer>> {
+    ctx.decided();
     if let Some(watchdog) = &ctx.watchdog {
         watchdog.rest();
     }
@@ -114,7 +116,10 @@ pub(super) fn not_connected(ctx: &mut Ctx, mut error: Box<Error>) -> Box<Error> 
 }
 
 /// From here on the instance may have the request: its time for the first byte begins.
-pub(super) fn connected(ctx: &mut Ctx) {
+pub(super) fn connected(metrics: &Metrics, ctx: &mut Ctx) {
+    if let Some(model) = ctx.seat().and_then(|seat| seat.loads().cloned()) {
+        metrics.cold_load(ctx.instance_name(), &model);
+    }
     ctx.attempts.sent_at = Some(Instant::now());
     if let Some(watchdog) = &ctx.watchdog
         && !is_managed(ctx)
@@ -228,6 +233,9 @@ pub(super) fn passing(
         && !is_managed(ctx)
     {
         watchdog.allow(ctx.config.timeouts.idle);
+    }
+    if body.as_ref().is_some_and(|piece| !piece.is_empty()) && ctx.timings.first_piece.is_none() {
+        ctx.timings.first_piece = Some(ctx.start.elapsed());
     }
     if let Some(meter) = &mut ctx.meter {
         if let Some(chunk) = body.take() {

@@ -9,6 +9,7 @@ use super::StreamFormat::{Chunks, Messages, Ndjson, Never, Responses};
 use super::{BodyKind, Inference, Route, StreamFormat};
 use crate::config::RouteClass;
 
+const ADMIN: Class = Guarded(RouteClass::Admin);
 const READ: Class = Guarded(RouteClass::Read);
 const INFER: Class = Guarded(RouteClass::Inference);
 const MANAGE: Class = Guarded(RouteClass::Manage);
@@ -39,6 +40,10 @@ pub(super) static TABLE: &[Route] = &[
     route("GET, HEAD", "/",       Open, Plain, Banner),
     route("GET",       "/health", Open, Plain, Health),
     route("GET",       "/ready",  Open, Plain, Ready),
+
+    route("GET",  "/admin/upstreams",               ADMIN, Plain, Admin),
+    route("POST", "/admin/upstreams/{name}/drain",  ADMIN, Plain, Admin),
+    route("POST", "/admin/upstreams/{name}/resume", ADMIN, Plain, Admin),
 
     route("POST",       "/api/pull",           MANAGE, Native, Manage(Pull)),
     route("POST",       "/api/push",           MANAGE, Native, Manage(Push)),

@@ -31,6 +31,9 @@ const CONTRACT: &[(&str, &str, &str)] = &[
     ("manage", "POST", "/api/copy"),
     ("manage", "DELETE", "/api/delete"),
     ("manage", "HEAD POST", "/api/blobs/{digest}"),
+    ("admin", "GET", "/admin/upstreams"),
+    ("admin", "POST", "/admin/upstreams/{name}/drain"),
+    ("admin", "POST", "/admin/upstreams/{name}/resume"),
 ];
 
 const METHODS: [Method; 8] = [
@@ -45,7 +48,7 @@ const METHODS: [Method; 8] = [
 ];
 
 fn spelled(path: &str) -> String {
-    path.replace("{id}", "llama3.2:1b").replace("{digest}", DIGEST)
+    path.replace("{id}", "llama3.2:1b").replace("{digest}", DIGEST).replace("{name}", "gpu-0")
 }
 
 fn class_name(class: Class) -> &'static str {
@@ -91,6 +94,19 @@ fn nothing_is_in_the_table_but_the_contract() {
     assert!(CONTRACT.iter().all(|(_, _, path)| table.contains(path)));
     for route in TABLE {
         assert_eq!(route.dialect, dialect_of(route.path), "{}", route.path);
+    }
+}
+
+#[test]
+fn an_instance_is_named_by_what_the_configuration_allows_alone() {
+    for name in ["gpu0", "a.b_c-d", &"x".repeat(64)] {
+        let path = format!("/admin/upstreams/{name}/drain");
+        let found = find(&Method::POST, path.as_bytes()).unwrap();
+        assert_eq!(found.parameter.as_deref(), Some(name));
+        assert_eq!(found.upstream_path(), path);
+    }
+    for name in ["", "a/b", "a%2Fb", "a b", "..%2f", &"x".repeat(65)] {
+        assert!(not_found(&format!("/admin/upstreams/{name}/drain")), "{name}");
     }
 }
 
@@ -245,8 +261,9 @@ proptest! {
     fn no_other_spelling_of_a_known_path_is_found(
         (_, _, path) in proptest::sample::select(CONTRACT), at in any::<usize>(), edit in 0..12_usize,
     ) {
-        // an id in /v1/models/{id} has spellings of its own, tested above
-        prop_assume!(path != "/v1/models/{id}");
+        // an id in /v1/models/{id} has spellings of its own, and another name is another instance:
+        // both are tested above
+        prop_assume!(!path.contains("{id}") && !path.contains("{name}"));
         let spelled = spelled(path);
         let mutant = mutant(&spelled, at, edit);
         prop_assume!(mutant != spelled);

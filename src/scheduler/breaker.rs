@@ -21,6 +21,17 @@ pub enum State {
     Open,
 }
 
+impl State {
+    /// One word for people and programs.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Trial => "trial",
+            Self::Open => "open",
+        }
+    }
+}
+
 /// The failures of one instance.
 #[derive(Debug)]
 pub struct Breaker {

@@ -1,6 +1,6 @@
 //! The decisions: pure, deterministic, without a clock of its own.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
@@ -79,7 +79,9 @@ pub(super) enum Admitted {
 #[derive(Clone, Debug)]
 pub(super) struct Claim {
     pub(super) instance: usize,
-    model: Option<ModelKey>,
+    pub(super) model: Option<ModelKey>,
+    /// Whether the instance has to load the model first.
+    pub(super) cold: bool,
     user: i64,
     since: Instant,
     epoch: Epoch,
@@ -92,6 +94,8 @@ pub struct InstanceView {
     pub id: usize,
     /// Probes succeed.
     pub up: bool,
+    /// Gets nobody new, because an operator says so.
+    pub drained: bool,
     /// Where its breaker stands.
     pub breaker: State,
     /// Slots.
@@ -136,10 +140,14 @@ struct Station {
     in_flight: u32,
     per_model: HashMap<ModelKey, u32>,
     facts: Facts,
+    /// Models that have answered since the facts were learnt, and so are in memory.
+    loaded: HashSet<ModelKey>,
     breaker: Breaker,
     /// It failed a request and has not answered a probe since: it may be dying, and whoever took
     /// the seat that was freed would die with it.
     doubted: bool,
+    /// An operator's word: nobody new, whoever is there may stay.
+    drained: bool,
     last_seated: u64,
     /// No longer configured: it gets nobody new, and is gone when the last seat is free.
     retired: bool,
@@ -222,6 +230,9 @@ impl Core {
         }
         self.unseat(claim, failed, now);
         if outcome == Outcome::Answered {
+            if let Some(station) = self.stations.get_mut(&claim.instance) {
+                station.loaded.extend(claim.model.clone());
+            }
             let held = now.saturating_duration_since(claim.since);
             self.service = (self.service * 7 + held) / 8;
         }
@@ -245,8 +256,21 @@ impl Core {
             }
             station.doubted &= !facts.answered;
             station.facts = facts;
+            station.loaded.clear();
         }
         self.dispatch(now);
+    }
+
+    /// Drains an instance or resumes it; false if it was so already, or is none.
+    pub(super) fn set_drained(&mut self, instance: usize, drained: bool, now: Instant) -> bool {
+        let Some(station) = self.stations.get_mut(&instance) else { return false };
+        let changed = std::mem::replace(&mut station.drained, drained) != drained;
+        self.dispatch(now);
+        changed
+    }
+
+    pub(super) fn capacity(&self) -> usize {
+        self.capacity
     }
 
     pub(super) fn views(&self) -> Vec<InstanceView> {
@@ -273,7 +297,7 @@ impl Core {
 
     /// How long somebody who came now would wait, from the seats and the time that they are held.
     pub(super) fn expected_wait(&self) -> Duration {
-        let slots: u32 = self.active().filter(|(_, s)| s.facts.up).map(|(_, s)| s.slots).sum();
+        let slots: u32 = self.active().filter(|(_, s)| s.serves()).map(|(_, s)| s.slots).sum();
         let ahead = u32::try_from(self.queue.len()).unwrap_or(u32::MAX).saturating_add(1);
         self.service.saturating_mul(ahead) / slots.max(1)
     }
@@ -314,6 +338,7 @@ impl Core {
         let instance = self.place(wish)?;
         self.seatings += 1;
         let station = self.stations.get_mut(&instance)?;
+        let cold = station.must_load(wish.model.as_ref());
         station.in_flight += 1;
         station.last_seated = self.seatings;
         let epoch = station.breaker.enter();
@@ -321,7 +346,8 @@ impl Core {
             *station.per_model.entry(model.clone()).or_default() += 1;
         }
         *self.held_by.entry(wish.user).or_default() += 1;
-        Some(Claim { instance, model: wish.model.clone(), user: wish.user, since: now, epoch })
+        let model = wish.model.clone();
+        Some(Claim { instance, model, cold, user: wish.user, since: now, epoch })
     }
 
     fn unseat(&mut self, claim: &Claim, failed: Option<bool>, now: Instant) {
@@ -363,14 +389,14 @@ impl Core {
         let speaking = || self.active().filter(|(_, s)| s.speaks(surface));
         let able = || speaking().filter(|(_, station)| station.has(model));
         let found = able()
-            .filter(|(index, station)| station.facts.up && !excluded.contains(index))
+            .filter(|(index, station)| station.serves() && !excluded.contains(index))
             .min_by_key(|(_, station)| (station.breaker.state(), station.in_flight));
         if let Some((index, _)) = found {
             return Ok(index);
         }
         // an instance that is down keeps its list of models: it may be the one that has it
         let known = able().next().is_some();
-        let somebody_is_up = speaking().any(|(_, station)| station.facts.up);
+        let somebody_is_up = speaking().any(|(_, station)| station.serves());
         Err(if known || !somebody_is_up { Nowhere::NoInstance } else { Nowhere::NoModel })
     }
 
@@ -405,8 +431,10 @@ impl Default for Station {
             in_flight: 0,
             per_model: HashMap::new(),
             facts: Facts::default(),
+            loaded: HashSet::new(),
             breaker: Breaker::default(),
             doubted: false,
+            drained: false,
             last_seated: 0,
             retired: false,
         }
@@ -443,12 +471,17 @@ impl Station {
         })
     }
 
+    /// Whether the model is neither in memory nor on its way there, as far as can be known.
+    fn must_load(&self, model: Option<&ModelKey>) -> bool {
+        !self.is_resident(model) && model.is_some_and(|model| !self.loaded.contains(model))
+    }
+
+    fn serves(&self) -> bool {
+        self.facts.up && !self.drained && !self.retired
+    }
+
     fn has_room(&self) -> bool {
-        !self.retired
-            && self.facts.up
-            && self.in_flight < self.slots
-            && !self.doubted
-            && self.breaker.admits()
+        self.serves() && self.in_flight < self.slots && !self.doubted && self.breaker.admits()
     }
 
     fn can_take(&self, wish: &Wish) -> bool {
@@ -465,6 +498,7 @@ impl Station {
         InstanceView {
             id,
             up: self.facts.up,
+            drained: self.drained,
             breaker: self.breaker.state(),
             slots: self.slots,
             in_flight: self.in_flight,

@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 
 use super::Scheduler;
 use super::core::{Admitted, Claim, Wish};
+use crate::model::ModelKey;
 
 /// A place in the queue. Dropping it leaves the queue, or frees the seat that was just given.
 pub struct Ticket {
@@ -101,6 +102,11 @@ impl Seat {
     /// The instance's number.
     pub fn instance(&self) -> usize {
         self.claim.instance
+    }
+
+    /// The model that the instance has to load first, if it has to.
+    pub fn loads(&self) -> Option<&ModelKey> {
+        self.claim.model.as_ref().filter(|_| self.claim.cold)
     }
 
     /// Says how the request fares with the instance. An answer counts at once, for trials; a

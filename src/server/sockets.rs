@@ -13,7 +13,10 @@ use super::handover::Inherited;
 use crate::config::Config;
 
 /// The sockets, there before anything else is started: a busy address ends the start.
-pub(super) struct Sockets(Vec<Socket>);
+pub(super) struct Sockets {
+    clients: Vec<Socket>,
+    metrics: Option<Socket>,
+}
 
 struct Socket {
     /// As configured, perhaps with port 0.
@@ -28,47 +31,64 @@ impl Sockets {
     /// A socket for each configured address. What is inherited and not wanted is closed.
     pub(super) fn open(config: &Config, inherited: &mut Inherited) -> anyhow::Result<Self> {
         let mut activated = activated();
-        let mut open = |listen: &crate::config::Listen| {
-            let wanted = listen.address;
+        let mut open = |wanted: SocketAddr, scheme| {
             let taken = inherited.take(wanted).or_else(|| take(&mut activated, wanted));
             let listener = match taken {
-                Some(listener) => Ok(listener),
-                None => TcpListener::bind(wanted),
+                Some(listener) => listener,
+                None => TcpListener::bind(wanted)?,
             };
-            let listener = listener
-                .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
-                .with_context(|| format!("cannot listen on {wanted}"))?;
+            listener.set_nonblocking(true)?;
             // port 0 is the system's choice, which only the socket knows
-            let scheme = if listen.tls.is_some() { "https" } else { "http" };
-            Ok(Socket { wanted, address: listener.local_addr()?, scheme, listener })
+            Ok::<_, std::io::Error>(Socket {
+                wanted,
+                address: listener.local_addr()?,
+                scheme,
+                listener,
+            })
         };
-        config.listen.iter().map(&mut open).collect::<anyhow::Result<_>>().map(Self)
+        let mut clients = Vec::with_capacity(config.listen.len());
+        for listen in &config.listen {
+            let scheme = if listen.tls.is_some() { "https" } else { "http" };
+            let socket = open(listen.address, scheme);
+            clients.push(socket.with_context(|| format!("cannot listen on {}", listen.address))?);
+        }
+        let metrics = config.metrics.map(|wanted| {
+            open(wanted, "http").with_context(|| {
+                format!("cannot listen on {wanted} for metrics (`metrics: off` does without)")
+            })
+        });
+        Ok(Self { clients, metrics: metrics.transpose()? })
     }
 
     /// Where they listen.
     pub(super) fn addresses(&self) -> Vec<String> {
-        self.0.iter().map(|socket| socket.address.to_string()).collect()
+        self.clients.iter().map(|socket| socket.address.to_string()).collect()
     }
 
     /// Says where they listen.
     pub(super) fn announce(&self) {
-        for socket in &self.0 {
+        if let Some(socket) = &self.metrics {
+            log::info!("metrics on http://{}/metrics", socket.address);
+        }
+        for socket in &self.clients {
             log::info!("listening on {}://{}", socket.scheme, socket.address);
         }
     }
 
     /// Second handles, to hand over one day. While one is open its socket goes on listening.
     pub(super) fn handles(&self) -> std::io::Result<Vec<(SocketAddr, TcpListener)>> {
-        self.0.iter().map(|socket| Ok((socket.wanted, socket.listener.try_clone()?))).collect()
+        let all = self.clients.iter().chain(&self.metrics);
+        all.map(|socket| Ok((socket.wanted, socket.listener.try_clone()?))).collect()
     }
 
-    /// For Pingora, which knows them by [`Self::addresses`].
-    pub(super) fn into_fds(self) -> ListenFds {
+    /// The listener of the metrics, and those of clients for Pingora, which knows them by
+    /// [`Self::addresses`].
+    pub(super) fn into_parts(self) -> (Option<TcpListener>, ListenFds) {
         let mut fds = Fds::new();
-        for socket in self.0 {
+        for socket in self.clients {
             fds.add(socket.address.to_string(), socket.listener.into_raw_fd());
         }
-        Arc::new(Mutex::new(fds))
+        (self.metrics.map(|socket| socket.listener), Arc::new(Mutex::new(fds)))
     }
 }
 
@@ -85,5 +105,5 @@ pub(super) fn take(
     wanted: SocketAddr,
 ) -> Option<TcpListener> {
     let index = listeners.iter().position(|(address, _)| *address == wanted)?;
-    Some(listeners.swap_remove(index).1)
+    Some(listeners.remove(index).1)
 }

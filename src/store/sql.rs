@@ -57,6 +57,16 @@ impl Store {
         self.pool.close().await;
     }
 
+    /// Writes down an act that changes nothing else in the database.
+    pub async fn record_act(
+        &self,
+        by: &Actor<'_>,
+        action: &str,
+        target: &str,
+    ) -> Result<(), StoreError> {
+        self.change(by).await?.commit(action, target, "").await
+    }
+
     /// Begins a change: whoever holds one is the only writer of the whole database.
     async fn change<'a>(&'a self, by: &'a Actor<'a>) -> Result<Change<'a>, StoreError> {
         let turn = self.turn.lock().await;

@@ -10,16 +10,20 @@
     reason = "nothing depends on this crate, and a test fails by panicking"
 )]
 
+mod admin;
 mod balance;
 mod bodies;
 mod check;
 mod commands;
 mod cors;
+mod doctor;
 mod door;
 mod ending;
 mod failures;
 mod house;
 mod install;
+mod logs;
+mod metrics;
 mod record;
 mod reload;
 mod sdk;

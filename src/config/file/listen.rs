@@ -1,5 +1,5 @@
-//! Where Usher listens: `listen`, which pages may call: `cors`, and what is to come beside it:
-//! `admin`, `metrics`.
+//! Where Usher listens: `listen`; which pages may call: `cors`; and what is beside it: `metrics`,
+//! and later `admin`.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -64,7 +64,17 @@ pub(super) fn cors_origins(root: &Section<'_>) -> BTreeSet<String> {
     root.section("cors", |s| s.list("origins", |item| item.scalar(origin)).into_iter().collect())
 }
 
-/// `admin` and `metrics`: read for their mistakes.
+/// `metrics`: an address, or `off`.
+pub(super) fn metrics(root: &Section<'_>) -> Option<SocketAddr> {
+    let usual = SocketAddr::from(([127, 0, 0, 1], 9090));
+    match root.item("metrics") {
+        Some(item) if item.as_scalar().is_some_and(|scalar| scalar.text == "off") => None,
+        Some(item) => Some(item.section(|s| s.get("address", address)).unwrap_or(usual)),
+        None => Some(usual),
+    }
+}
+
+/// `admin`: read for its mistakes.
 pub(super) fn later(root: &Section<'_>) {
     root.section("admin", |s| {
         s.get("address", |scalar| match &*scalar.text {
@@ -72,15 +82,6 @@ pub(super) fn later(root: &Section<'_>) {
             _ => address(scalar).map(drop).map_err(|text| format!("expected `same`, or: {text}")),
         })
     });
-    match root.item("metrics") {
-        Some(item) if item.as_scalar().is_some_and(|scalar| scalar.text == "off") => {}
-        Some(item) => item.section(metrics),
-        None => {}
-    }
-}
-
-fn metrics(s: &Section<'_>) {
-    s.get("address", address);
 }
 
 /// `IP:PORT`.

@@ -108,6 +108,40 @@ fn equals_take_turns() {
 }
 
 #[test]
+fn a_drained_instance_gets_nobody_until_it_is_resumed_and_then_whoever_waits() {
+    let now = Instant::now();
+    let mut core = core(&[1, 1], 8, 8);
+    assert!(core.set_drained(0, true, now));
+    assert!(!core.set_drained(0, true, now), "it is so already");
+    assert!(!core.set_drained(7, true, now), "it is none");
+    assert_eq!(seated(core.arrive(wish(1, "a"), now)).instance, 1);
+    let (_, mut next) = waiting(core.arrive(wish(1, "a"), now));
+    assert!(core.set_drained(0, false, now));
+    assert_eq!(next.try_recv().unwrap().instance, 0);
+    core.set_drained(0, true, now);
+    core.set_drained(1, true, now);
+    let refused = core.arrive(wish(1, "a"), now).map(drop).unwrap_err();
+    assert_eq!(refused, Refused::Nowhere(Nowhere::NoInstance), "there is nobody to wait for");
+}
+
+#[test]
+fn a_load_is_counted_once_until_probes_say_what_is_in_memory() {
+    let now = Instant::now();
+    let mut core = core(&[2], 8, 8);
+    let first = seated(core.arrive(wish(1, "a"), now));
+    let beside = seated(core.arrive(wish(1, "a"), now));
+    assert!(first.cold && !beside.cold, "it is on its way for the first");
+    core.release(&first, Outcome::Answered, now);
+    core.release(&beside, Outcome::Answered, now);
+    let third = seated(core.arrive(wish(1, "a"), now));
+    assert!(!third.cold, "the probe has not seen it yet");
+    core.release(&third, Outcome::Answered, now);
+    core.learn(0, up(&MODELS, &["b"]), now);
+    assert!(!seated(core.arrive(wish(1, "b"), now)).cold);
+    assert!(seated(core.arrive(wish(1, "a"), now)).cold, "it was evicted");
+}
+
+#[test]
 fn who_waits_first_is_seated_first_and_a_full_user_does_not_block_others() {
     let now = Instant::now();
     let mut core = core(&[2], 8, 8);

@@ -129,6 +129,10 @@ impl Builder {
         if !self.fragments.iter().any(|fragment| fragment.starts_with("health:")) {
             yaml += "health: { interval: 200ms, timeout: 1s, fall: 2, rise: 1 }\n";
         }
+        // gateways of tests run beside each other
+        if !self.fragments.iter().any(|fragment| fragment.starts_with("metrics:")) {
+            yaml += "metrics: off\n";
+        }
         for fragment in &self.fragments {
             yaml += &format!("{fragment}\n");
         }
@@ -166,7 +170,7 @@ impl Home {
         })
     }
 
-    /// A command of `usher` on this configuration, not yet started.
+    /// A command of `usher` on this configuration, to be run in a way of its own.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_usher"));
         command.args(arguments).arg("-c").arg(&self.config);

@@ -82,12 +82,6 @@ fn later_keys_are_validated_and_refused() {
         ]
     );
     assert_eq!(
-        wrong_with("metrics: { address: 127.0.0.1:9090 }"),
-        [
-            ":2: metrics: metrics are not built yet, so this would do nothing: remove it, or say `off`"
-        ]
-    );
-    assert_eq!(
         wrong_with("manage: { default: all }"),
         [
             ":2: manage.default: management of all instances at once is not built yet, so this would do nothing: name an instance, or remove it"

@@ -126,6 +126,14 @@ fn what_is_so_today_may_be_said() {
 }
 
 #[test]
+fn metrics_have_a_place_unless_they_are_off() {
+    let place = |yaml: &str| with(yaml).metrics.map(|address| address.to_string());
+    assert_eq!(place("").as_deref(), Some("127.0.0.1:9090"));
+    assert_eq!(place("metrics: { address: '[::1]:0' }").as_deref(), Some("[::1]:0"));
+    assert_eq!(place("metrics: off"), None);
+}
+
+#[test]
 fn an_empty_section_is_an_absent_one() {
     with("auth:\nbalance: ~\nlog: null\ntiers:\nrestrict:\nmanage:");
 }

@@ -1,0 +1,141 @@
+//! The instances, as administrators see them: `/admin/upstreams`.
+
+use std::sync::Arc;
+
+use axum::extract::{Path, State};
+use axum::{Extension, Json};
+use serde::Serialize;
+
+use super::{Admin, Caller, Fault};
+use crate::config::UpstreamKind;
+use crate::model::ModelKey;
+use crate::scheduler::InstanceView;
+use crate::store::Actor;
+use crate::upstream::Instance;
+
+/// The answer to `GET /admin/upstreams`.
+#[derive(Serialize)]
+pub(super) struct Upstreams {
+    /// In the order of the configuration.
+    data: Vec<Upstream>,
+    queue: Queue,
+}
+
+/// The one queue before all instances.
+#[derive(Serialize)]
+struct Queue {
+    /// Requests that wait.
+    waiting: usize,
+    /// Requests that may wait.
+    capacity: usize,
+}
+
+/// One instance.
+#[derive(Serialize)]
+pub(super) struct Upstream {
+    name: String,
+    /// `ollama` or `openai`.
+    kind: &'static str,
+    /// `up`; `down`: its probes fail; `draining`: nobody new, somebody is still served; `drained`.
+    state: &'static str,
+    /// `closed`; `trial`: one request shows whether it works again; `open`: it failed, and rests.
+    breaker: &'static str,
+    /// What it says of itself; null while it is unknown, and for other servers than Ollama.
+    version: Option<String>,
+    /// Requests that it may work on at once.
+    slots: u32,
+    /// Requests that it works on.
+    in_flight: u32,
+    /// Models that it has.
+    models: Vec<String>,
+    /// Models in its memory.
+    residents: Vec<String>,
+}
+
+/// Every instance, and the queue.
+pub(super) async fn list(State(admin): State<Arc<Admin>>) -> Json<Upstreams> {
+    let views = admin.scheduler.instances();
+    let generation = admin.live.load();
+    let entry = |instance: &Arc<Instance>| {
+        let view = views.iter().find(|view| view.id == instance.id)?;
+        Some(Upstream::new(instance, view))
+    };
+    Json(Upstreams {
+        data: generation.fleet.instances().iter().filter_map(entry).collect(),
+        queue: Queue { waiting: admin.scheduler.waiting(), capacity: admin.scheduler.capacity() },
+    })
+}
+
+/// From now on the instance gets nobody new; whoever is served there stays.
+pub(super) async fn drain(
+    State(admin): State<Arc<Admin>>,
+    Extension(caller): Extension<Caller>,
+    Path(name): Path<String>,
+) -> Result<Json<Upstream>, Fault> {
+    set_drained(&admin, &caller, &name, true).await
+}
+
+/// The instance takes part again.
+pub(super) async fn resume(
+    State(admin): State<Arc<Admin>>,
+    Extension(caller): Extension<Caller>,
+    Path(name): Path<String>,
+) -> Result<Json<Upstream>, Fault> {
+    set_drained(&admin, &caller, &name, false).await
+}
+
+async fn set_drained(
+    admin: &Admin,
+    caller: &Caller,
+    name: &str,
+    drained: bool,
+) -> Result<Json<Upstream>, Fault> {
+    let unknown = || Fault::not_found(format!("There is no upstream '{name}'"));
+    let instance = admin.live.load().fleet.named(name).cloned().ok_or_else(unknown)?;
+    let view = || admin.scheduler.instance(instance.id).ok_or_else(unknown);
+    if view()?.drained != drained {
+        // written down first: what cannot be written down is not done
+        let action = if drained { "upstream.drain" } else { "upstream.resume" };
+        let address = caller.address.to_string();
+        let actor = Actor { name: &caller.username, address: &address };
+        admin.store.record_act(&actor, action, name).await?;
+        admin.scheduler.set_drained(instance.id, drained);
+        caller.did(&format!("{action} {name}"));
+    }
+    Ok(Json(Upstream::new(&instance, &view()?)))
+}
+
+impl Upstream {
+    fn new(instance: &Instance, view: &InstanceView) -> Self {
+        let status = instance.status();
+        Self {
+            name: instance.config.name.clone(),
+            kind: match instance.config.kind {
+                UpstreamKind::Ollama => "ollama",
+                UpstreamKind::OpenAi => "openai",
+            },
+            state: state(view),
+            breaker: view.breaker.word(),
+            version: status.lists.version.clone(),
+            slots: view.slots,
+            in_flight: view.in_flight,
+            models: sorted(status.lists.models.iter()),
+            residents: sorted(status.lists.residents.iter()),
+        }
+    }
+}
+
+fn state(view: &InstanceView) -> &'static str {
+    match (view.drained, view.up, view.in_flight) {
+        (true, _, 0) => "drained",
+        (true, _, _) => "draining",
+        (false, true, _) => "up",
+        (false, false, _) => "down",
+    }
+}
+
+fn sorted<'a>(models: impl Iterator<Item = &'a ModelKey>) -> Vec<String> {
+    let mut names: Vec<String> = models.map(|model| model.display().to_owned()).collect();
+    names.sort_unstable();
+    names
+}

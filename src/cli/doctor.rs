@@ -1,0 +1,127 @@
+//! `usher doctor`: evidence for a report, then the smallest complete walk through a gateway.
+
+mod surroundings;
+mod walk;
+
+use std::path::Path;
+
+use anyhow::bail;
+use serde::Serialize;
+
+use super::output::{self, Output};
+use super::remote::{self, Target};
+use super::{COMMIT, PINGORA, VERSION};
+use crate::config::{Config, Database};
+use crate::store::Store;
+use surroundings::Seen;
+use walk::Step;
+
+/// Everything that was found out.
+#[derive(Serialize)]
+struct Report {
+    binary: String,
+    version: &'static str,
+    commit: &'static str,
+    pingora: &'static str,
+    configuration: String,
+    database: &'static str,
+    /// Null if it answers.
+    database_error: Option<String>,
+    gateway: String,
+    upstreams: Vec<Seen>,
+    warnings: Vec<String>,
+    walk: Vec<Step>,
+}
+
+/// Looks at everything, and fails if a step of the walk or the database does.
+pub(super) fn run(
+    target: Target,
+    config: &Config,
+    path: &Path,
+    output: Output,
+) -> anyhow::Result<()> {
+    let gateway = match target.url {
+        Some(url) => url.trim_end_matches('/').to_owned(),
+        None => remote::of(config)?,
+    };
+    let client = remote::client()?;
+    let report = remote::block_on(async {
+        let upstreams = surroundings::upstreams(&client, config).await;
+        let mut warnings = config.warnings.clone();
+        warnings.extend(surroundings::exposed(&client, config).await);
+        warnings.extend(upstreams.iter().filter_map(Seen::warning));
+        warnings.extend(surroundings::readable_secrets(config));
+        Ok(Report {
+            binary: std::env::current_exe().map_or_else(|e| e.to_string(), shown),
+            version: VERSION,
+            commit: COMMIT,
+            pingora: PINGORA,
+            configuration: shown(path),
+            database: kind(&config.database),
+            database_error: try_database(&config.database).await.err().map(|e| format!("{e:#}")),
+            upstreams,
+            warnings,
+            walk: walk::walk(&client, &gateway, config).await,
+            gateway,
+        })
+    })?;
+    output.say(&report, &text(&report))?;
+    let failed = report.walk.iter().filter(|step| !step.ok).count();
+    match (failed, &report.database_error) {
+        (0, None) => Ok(()),
+        (0, Some(_)) => bail!("the database does not answer"),
+        (failed, _) => bail!("{failed} of {} steps failed", report.walk.len()),
+    }
+}
+
+fn shown(path: impl AsRef<Path>) -> String {
+    path.as_ref().display().to_string()
+}
+
+fn kind(database: &Database) -> &'static str {
+    match database {
+        Database::Postgres(_) => "postgres",
+        Database::Sqlite(_) => "sqlite",
+    }
+}
+
+/// A doctor makes no database where there is none.
+async fn try_database(database: &Database) -> anyhow::Result<()> {
+    if let Database::Sqlite(path) = database
+        && !path.exists()
+    {
+        bail!("{} is not there: run `usher init`", path.display());
+    }
+    let store = Store::open(database).await?;
+    let asked = store.list_users().await;
+    store.close().await;
+    asked?;
+    Ok(())
+}
+
+fn text(report: &Report) -> String {
+    let answers = report.database_error.as_deref().unwrap_or("answers");
+    let mut text = output::facts(&[
+        ("binary", report.binary.clone()),
+        ("version", format!("{VERSION} (commit {COMMIT}, pingora {PINGORA})")),
+        ("configuration", report.configuration.clone()),
+        ("database", format!("{}: {answers}", report.database)),
+        ("gateway", report.gateway.clone()),
+    ]);
+    for upstream in &report.upstreams {
+        text += &format!("\n\nupstream {upstream}");
+    }
+    text += "\n\nwarnings\n";
+    for warning in &report.warnings {
+        text += &format!("  {warning}\n");
+    }
+    if report.warnings.is_empty() {
+        text += "  none\n";
+    }
+    text += "\nwalk";
+    for step in &report.walk {
+        let outcome = if step.ok { "ok  " } else { "FAIL" };
+        text += &format!("\n  {outcome}  {}: {}", step.step, step.outcome);
+    }
+    text
+}

@@ -1,0 +1,198 @@
+//! What administrators see and do while the gateway runs.
+
+use serde_json::{Value, json};
+
+use crate::support::gateway::{Gateway, gateway};
+use crate::support::http::{Answer, Request};
+use crate::support::sim::{Sim, sim};
+use crate::support::{chat, eventually};
+
+const FAST: [&str; 2] = ["--speed", "50"];
+
+fn two(first: &Sim, second: &Sim) -> Gateway {
+    gateway()
+        .upstream("gpu0", &first.url())
+        .upstream_with("gpu1", &second.url(), "slots: 3")
+        .user("ann", "premium")
+        .start()
+}
+
+fn as_admin(gateway: &Gateway, method: &str, path: &str) -> Answer {
+    gateway.request(method, path).key(gateway.key("admin")).send()
+}
+
+fn upstreams(gateway: &Gateway) -> Value {
+    let answer = as_admin(gateway, "GET", "/admin/upstreams");
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    answer.json()
+}
+
+fn order(gateway: &Gateway, name: &str, what: &str) -> Value {
+    let answer = as_admin(gateway, "POST", &format!("/admin/upstreams/{name}/{what}"));
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    answer.json()
+}
+
+fn ask(gateway: &Gateway) -> Request {
+    gateway.post("/api/chat", &chat("llama3.2")).key(gateway.key("ann"))
+}
+
+#[test]
+fn the_instances_are_shown_with_what_they_have_and_do() {
+    let (first, second) = (sim().args(&FAST).start(), sim().args(&FAST).start());
+    let gateway = two(&first, &second);
+    let mut seen = Value::Null;
+    eventually("both instances are up", || {
+        seen = upstreams(&gateway);
+        [0, 1].iter().all(|index| seen["data"][index]["state"] == "up")
+    });
+    let second_seen = &seen["data"][1];
+    assert_eq!(second_seen["name"], "gpu1");
+    assert_eq!(second_seen["kind"], "ollama");
+    assert_eq!(second_seen["breaker"], "closed");
+    assert_eq!(second_seen["slots"], 3);
+    assert_eq!(second_seen["in_flight"], 0);
+    assert_eq!(
+        second_seen["models"],
+        json!(["llama3.2:latest", "nomic-embed-text:latest", "qwen3:8b"])
+    );
+    assert_eq!(second_seen["residents"], json!([]));
+    assert_eq!(seen["queue"], json!({ "waiting": 0, "capacity": 512 }));
+    let answer = as_admin(&gateway, "GET", "/admin/upstreams");
+    assert_eq!(answer.header("cache-control"), Some("no-store"));
+    assert_eq!(answer.header("content-type"), Some("application/json"));
+}
+
+#[test]
+fn only_admins_come_in_and_every_no_is_json() {
+    let (first, second) = (sim().args(&FAST).start(), sim().args(&FAST).start());
+    let gateway = two(&first, &second);
+    let path = "/admin/upstreams";
+    assert_eq!(gateway.get(path).send().status, 401);
+    let denied = gateway.get(path).key(gateway.key("ann")).send();
+    assert_eq!((denied.status, denied.header("cache-control")), (403, Some("no-store")));
+    assert_eq!(denied.detail(), "Role 'premium' not authorized for this endpoint");
+    let drain = gateway.request("POST", "/admin/upstreams/gpu0/drain").key(gateway.key("ann"));
+    assert_eq!(drain.send().status, 403);
+    for (method, path, status) in [
+        ("POST", "/admin/upstreams", 405),
+        ("GET", "/admin/upstreams/gpu0/drain", 405),
+        ("GET", "/admin", 404),
+        ("POST", "/admin/upstreams/gpu0", 404),
+        ("POST", "/admin/upstreams//drain", 404),
+        ("POST", "/admin/upstreams/gpu%30/drain", 404),
+        ("POST", "/admin/upstreams/gpu7/drain", 404),
+        ("POST", "/admin/upstreams/gpu7/resume", 404),
+    ] {
+        let answer = as_admin(&gateway, method, path);
+        assert_eq!(answer.status, status, "{method} {path}");
+        assert!(!answer.detail().is_empty(), "{method} {path}");
+    }
+    let unknown = as_admin(&gateway, "POST", "/admin/upstreams/gpu7/drain");
+    assert_eq!(unknown.detail(), "There is no upstream 'gpu7'");
+    assert_eq!(upstreams(&gateway)["data"][0]["state"], "up", "nothing of this did anything");
+}
+
+#[test]
+fn a_drained_instance_keeps_its_streams_and_gets_nobody_new_until_it_is_resumed() {
+    let (first, second) = (sim().args(&FAST).start(), sim().args(&FAST).start());
+    let gateway = two(&first, &second);
+    eventually("both instances are up", || {
+        upstreams(&gateway)["data"][1]["state"] == "up"
+            && upstreams(&gateway)["data"][0]["state"] == "up"
+    });
+    first.turn(&json!({ "wedged": true }));
+    second.turn(&json!({ "wedged": true }));
+    let held = ask(&gateway).start();
+    let name = "gpu0";
+    eventually("one of them works", || first.counter("inflight") + second.counter("inflight") == 1);
+    let (busy, idle, name) = match first.counter("inflight") {
+        1 => (&first, &second, name),
+        _ => (&second, &first, "gpu1"),
+    };
+    assert_eq!(order(&gateway, name, "drain")["state"], "draining");
+    idle.turn(&json!({ "wedged": false }));
+    for _ in 0..3 {
+        assert_eq!(ask(&gateway).send().status, 200);
+    }
+    assert_eq!(busy.counter("inflight"), 1, "nobody new came");
+    busy.turn(&json!({ "wedged": false }));
+    assert_eq!(held.exchange("POST").rest().status, 200, "who was there is served to the end");
+    eventually("it is empty", || order(&gateway, name, "drain")["state"] == "drained");
+    let other = if name == "gpu0" { "gpu1" } else { "gpu0" };
+    order(&gateway, other, "drain");
+    let ready = gateway.get("/ready").send();
+    assert_eq!((ready.status, ready.detail().as_str()), (503, "No healthy upstream"));
+    let refused = ask(&gateway).send();
+    assert_eq!(refused.status, 503);
+    assert!(refused.header("retry-after").is_some());
+    assert_eq!(order(&gateway, name, "resume")["state"], "up");
+    assert_eq!(gateway.get("/ready").send().status, 200);
+    assert_eq!(ask(&gateway).send().status, 200);
+}
+
+#[test]
+fn acts_are_written_down_in_the_log_and_in_the_database_and_empty_ones_are_not() {
+    let (first, second) = (sim().args(&FAST).start(), sim().args(&FAST).start());
+    let gateway = two(&first, &second);
+    order(&gateway, "gpu1", "drain");
+    order(&gateway, "gpu1", "drain");
+    order(&gateway, "gpu1", "resume");
+    order(&gateway, "gpu0", "resume");
+    let acts = || -> Vec<String> {
+        let lines = gateway.security_lines().into_iter().filter(|line| line.contains(" admin "));
+        lines.collect()
+    };
+    eventually("both acts are logged", || acts().len() == 2);
+    assert!(acts()[0].contains("address=127.0.0.1") && acts()[0].contains("upstream.drain gpu1"));
+    assert!(acts()[1].contains("upstream.resume gpu1"), "{:?}", acts());
+    assert_eq!(
+        audit(&gateway),
+        [
+            ["admin", "127.0.0.1", "upstream.drain", "gpu1"].map(str::to_owned),
+            ["admin", "127.0.0.1", "upstream.resume", "gpu1"].map(str::to_owned)
+        ]
+    );
+}
+
+/// Actor, address, action and target of the acts on instances, oldest first.
+fn audit(gateway: &Gateway) -> Vec<[String; 4]> {
+    let database = gateway.home().path().join("state/usher.db");
+    let script = "import json, sqlite3, sys\n\
+                  rows = sqlite3.connect(sys.argv[1]).execute(\"SELECT actor, address, action, \
+                  target FROM audit WHERE action LIKE 'upstream.%' ORDER BY id\")\n\
+                  print(json.dumps(list(rows)))";
+    let output = std::process::Command::new("python3")
+        .args(["-c", script])
+        .arg(database)
+        .output()
+        .expect("python3 runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).expect("it prints JSON")
+}
+
+#[test]
+fn status_shows_people_a_table_and_programs_the_admin_object() {
+    let (first, second) = (sim().args(&FAST).start(), sim().args(&FAST).start());
+    let gateway = two(&first, &second);
+    let status = |key: &str, arguments: &[&str]| {
+        let url = gateway.url();
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_usher"));
+        command.args(["status", "--url", &url]).args(arguments).env("USHER_KEY", key);
+        command.output().expect("the binary runs")
+    };
+    let table = status(gateway.key("admin"), &[]);
+    let text = String::from_utf8_lossy(&table.stdout).into_owned();
+    assert!(table.status.success());
+    assert!(text.starts_with("NAME  STATE  BREAKER") && text.contains("gpu1"), "{text}");
+    assert!(text.ends_with("0 of 512 waiting\n"), "{text}");
+    let json = status(gateway.key("admin"), &["--json"]);
+    let value: Value = serde_json::from_slice(&json.stdout).expect("it prints JSON");
+    assert_eq!(value["data"][1]["name"], "gpu1");
+    let denied = status(gateway.key("ann"), &[]);
+    assert_eq!(denied.status.code(), Some(1));
+    let complaint = String::from_utf8_lossy(&denied.stderr).into_owned();
+    let reason = "answered 403: Role 'premium' not authorized for this endpoint\n";
+    assert_eq!(complaint, format!("usher: {} {reason}", gateway.address()));
+    assert_eq!(status("", &[]).status.code(), Some(1), "no key, no table");
+}
