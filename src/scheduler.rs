@@ -18,11 +18,11 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-pub use self::core::{Full, InstanceView, Nowhere, Post, Refused, Surface, Wish};
+pub use self::core::{Full, InstanceView, Nowhere, Refused, Surface, Wish};
 pub use self::seat::{Outcome, Seat, Ticket};
 
 use self::core::Core;
-use crate::config::Balance;
+use crate::config::{Balance, Upstream};
 use crate::model::ModelKey;
 
 /// The queue of the whole box and the counters of every instance.
@@ -118,6 +118,17 @@ impl Scheduler {
         let wait: Duration = self.core.lock().expected_wait();
         wait.as_secs_f64().ceil().clamp(1.0, 60.0) as u64
     }
+}
+
+/// An instance as the configuration has it now.
+#[derive(Clone, Debug)]
+pub struct Post<'c> {
+    /// Its number; the same number is the same instance as before.
+    pub id: usize,
+    /// What the operator wrote.
+    pub upstream: &'c Upstream,
+    /// What a first probe found; `None` leaves what is known, and a new instance down.
+    pub facts: Option<Facts>,
 }
 
 /// What a probe found out about an instance.

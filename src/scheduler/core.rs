@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::breaker::{Breaker, Epoch, State};
-use super::{Facts, Outcome};
+use super::{Facts, Outcome, Post};
 use crate::config::{Balance, Upstream, UpstreamKind};
 use crate::model::{ModelKey, ModelName};
 
@@ -102,17 +102,6 @@ pub struct InstanceView {
     pub slots: u32,
     /// Requests that it works on.
     pub in_flight: u32,
-}
-
-/// An instance as the configuration has it now.
-#[derive(Clone, Debug)]
-pub struct Post<'c> {
-    /// Its number; the same number is the same instance as before.
-    pub id: usize,
-    /// What the operator wrote.
-    pub upstream: &'c Upstream,
-    /// What a first probe found; `None` leaves what is known, and a new instance down.
-    pub facts: Option<Facts>,
 }
 
 pub(super) struct Core {
