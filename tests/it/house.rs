@@ -90,7 +90,8 @@ fn there_is_no_state_outside_of_values() {
     let cells = ["OnceLock", "LazyLock", "OnceCell", "LazyCell", "lazy_static", "thread_local"];
     hold("keeps static state", |source| {
         // the one `static` that the language itself asks for
-        let allocator = "static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;";
+        let allocator =
+            "static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;";
         let source = source.without(allocator);
         !source.is_in(&["telemetry/metrics"])
             && (source.has_static_state() || cells.iter().any(|word| source.has_word(word)))
