@@ -12,10 +12,12 @@ fn every_mistake_is_named_at_once_with_its_line_and_its_remedy() {
     let output = home.usher(&["check"]);
     assert_eq!(output.status.code(), Some(1));
     let file = home.path().join("usher.yaml");
-    let file = file.display();
+    let text = std::fs::read_to_string(&file).expect("it was just written");
+    let line = |part: &str| 1 + text.lines().position(|line| line.contains(part)).expect(part);
+    let (idel, body, file) = (line("idel"), line("64MB"), file.display());
     let expected = [
-        format!("{file}:6: timeouts.idel: unknown key: did you mean `idle`?"),
-        format!("{file}:8: limits.body: sizes count in 1024s: write MiB, found `64MB`"),
+        format!("{file}:{idel}: timeouts.idel: unknown key: did you mean `idle`?"),
+        format!("{file}:{body}: limits.body: sizes count in 1024s: write MiB, found `64MB`"),
     ];
     let said = String::from_utf8_lossy(&output.stderr);
     let said: Vec<&str> = said.lines().collect();
