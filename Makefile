@@ -25,7 +25,7 @@ help: ## this list
 	@awk -F':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: setup-build ## build, make the first admin key, serve on 127.0.0.1:8080; DEMO=1 brings three simulated instances
-	@DEMO="$(DEMO)" CONFIG="$(if $(DEMO),conf/demo.yaml,$(CONFIG))" bash -euo pipefail -c "$$RUN"
+	@DEMO="$(DEMO)" USHER_CONFIG="$(if $(DEMO),conf/demo.yaml,$(CONFIG))" bash -euo pipefail -c "$$USHER_RUN"
 
 test: setup-test ## every test, with real SDKs and a real PostgreSQL
 	@cargo test --locked --no-run
@@ -75,7 +75,7 @@ target/.setup-build: Makefile
 	@wanted=()
 	command -v cc >/dev/null || wanted+=(gcc libc6-dev)
 	command -v cmake >/dev/null || wanted+=(cmake)
-	bash -euo pipefail -c "$$INSTALL" install "$${wanted[@]}"
+	bash -euo pipefail -c "$$USHER_PACKAGES" install "$${wanted[@]}"
 	mkdir -p target && touch $@
 
 target/.setup-test: Makefile tests/it/sdk/requirements.txt | target/.setup-build
@@ -87,7 +87,7 @@ target/.setup-test: Makefile tests/it/sdk/requirements.txt | target/.setup-build
 	command -v openssl >/dev/null || wanted+=(openssl)
 	command -v nghttp >/dev/null && command -v h2load >/dev/null || wanted+=(nghttp2-client)
 	python3 -c 'import ensurepip, venv' 2>/dev/null || wanted+=(python3-venv)
-	bash -euo pipefail -c "$$INSTALL" install "$${wanted[@]}"
+	bash -euo pipefail -c "$$USHER_PACKAGES" install "$${wanted[@]}"
 	.venv/bin/python -c 'import pip' 2>/dev/null || python3 -m venv --clear .venv
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r tests/it/sdk/requirements.txt
 	touch $@
@@ -98,7 +98,7 @@ target/.setup-bench: Makefile | target/.setup-build
 	find_server nginx || wanted+=(nginx-light)
 	find_server haproxy || wanted+=(haproxy)
 	find_server valgrind || wanted+=(valgrind)
-	bash -euo pipefail -c "$$INSTALL" install "$${wanted[@]}"
+	bash -euo pipefail -c "$$USHER_PACKAGES" install "$${wanted[@]}"
 	touch $@
 
 target/tools/bin/cargo-deny:
@@ -108,7 +108,7 @@ target/tools/bin/cargo-deny:
 # Installs the packages given as arguments, if any. Debian's packages start and enable their
 # services: a policy file that lives as long as the installation forbids the first, and what was
 # not enabled before is disabled again after.
-define INSTALL
+define USHER_PACKAGES
 [ $$# -gt 0 ] || exit 0
 if ! command -v apt-get >/dev/null; then
   echo "Missing: $$*. There is no apt here: install them in this system's own way, then repeat." >&2
@@ -151,15 +151,15 @@ echo "installing $$*"
   done
 ' install "$$@"
 endef
-export INSTALL
+export USHER_PACKAGES
 
 # Serves until it is interrupted; whatever it started ends with it.
-define RUN
+define USHER_RUN
 taken() { (exec 3<>"/dev/tcp/127.0.0.1/$$1") 2>/dev/null; }
 # said before minutes of building rather than after; any other address is checked by usher itself
-if ! grep -q '^listen:' "$$CONFIG" || grep -q '^[^#]*127\.0\.0\.1:8080' "$$CONFIG"; then
+if ! grep -q '^listen:' "$$USHER_CONFIG" || grep -q '^[^#]*127\.0\.0\.1:8080' "$$USHER_CONFIG"; then
   if taken 8080; then
-    echo "Port 8080 is in use: stop what listens there, or change listen in $$CONFIG." >&2
+    echo "Port 8080 is in use: stop what listens there, or change listen in $$USHER_CONFIG." >&2
     exit 1
   fi
 fi
@@ -181,9 +181,9 @@ if [ -n "$$DEMO" ]; then
 else
   cargo build --release --locked --bin usher
 fi
-target/release/usher init -c "$$CONFIG"
-target/release/usher serve -c "$$CONFIG" &
+target/release/usher init -c "$$USHER_CONFIG"
+target/release/usher serve -c "$$USHER_CONFIG" &
 children+=($$!)
 wait $$!
 endef
-export RUN
+export USHER_RUN
