@@ -7,9 +7,10 @@ pub mod health;
 pub mod models;
 pub mod peer;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::Notify;
 
 use crate::config::{Config, Upstream, UpstreamKind};
@@ -75,7 +76,7 @@ impl Fleet {
         configured.or_else(|| {
             let old = self.retired.iter().find(same)?;
             let status = ArcSwap::from(old.status());
-            Some((old, Arc::new(State { status, probe_now: Notify::new() })))
+            Some((old, Arc::new(State { status, ..State::default() })))
         })
     }
 
@@ -140,8 +141,7 @@ pub struct Instance {
     pub base: String,
     /// `host:port`, for the `Host` header.
     pub authority: String,
-    /// How Pingora reaches it; every request clones it.
-    pub peer: Peer,
+    peer: Peer,
     state: Arc<State>,
 }
 
@@ -149,6 +149,9 @@ pub struct Instance {
 #[derive(Default)]
 struct State {
     status: ArcSwap<Status>,
+    /// Where the latest probe found it: of a name's several addresses the one that answers, which
+    /// may also change.
+    address: ArcSwapOption<SocketAddr>,
     probe_now: Notify,
 }
 
@@ -176,6 +179,18 @@ impl Instance {
     /// What is known now.
     pub fn status(&self) -> Arc<Status> {
         self.state.status.load_full()
+    }
+
+    /// How Pingora reaches it now.
+    pub fn peer(&self) -> Peer {
+        peer::at(&self.peer, self.state.address.load().as_deref())
+    }
+
+    /// Remembers the address that answered a probe.
+    fn found_at(&self, address: Option<SocketAddr>) {
+        if address.is_some() && self.state.address.load().as_deref() != address.as_ref() {
+            self.state.address.store(address.map(Arc::new));
+        }
     }
 
     /// Asks for a probe without delay, after a failure or a change that we caused.

@@ -60,7 +60,7 @@ pub(super) async fn choose(
         });
     }
     let instance = ctx.upstream.as_ref().ok_or_else(no_target)?;
-    Ok(Box::new(instance.peer.clone()))
+    Ok(Box::new(instance.peer()))
 }
 
 /// A request that was admitted has a target.

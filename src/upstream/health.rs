@@ -205,6 +205,7 @@ impl Prober {
         if !response.status().is_success() {
             return Err(ProbeError::Status(response.status()));
         }
+        self.instance.found_at(response.remote_addr());
         let mut body = bytes::BytesMut::new();
         while let Some(chunk) = response.chunk().await? {
             if body.len() + chunk.len() > LONGEST_LIST {

@@ -40,6 +40,15 @@ pub fn prototype(
     Ok(peer)
 }
 
+/// The same peer, at the address where it was found.
+pub fn at(peer: &Peer, address: Option<&SocketAddr>) -> Peer {
+    let mut peer = peer.clone();
+    if let Some(address) = address {
+        peer._address = (*address).into();
+    }
+    peer
+}
+
 /// An instance's address cannot be found.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot resolve {host}: {cause}")]
@@ -53,4 +62,18 @@ fn resolve(host: &str, port: u16) -> Result<SocketAddr, PeerError> {
     let mut addresses =
         (host, port).to_socket_addrs().map_err(|error| failed(error.to_string()))?;
     addresses.next().ok_or_else(|| failed("it has no address".to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_is_where_its_probe_found_it() {
+        let peer = HttpPeer::new(SocketAddr::from(([127, 0, 0, 1], 1)), false, "name".to_owned());
+        let found = SocketAddr::from(([127, 0, 0, 2], 3));
+        let moved = at(&peer, Some(&found));
+        assert_eq!(moved._address.as_inet(), Some(&found));
+        assert_eq!(at(&peer, None)._address, peer._address);
+    }
 }
