@@ -1,8 +1,8 @@
 //! The `usher` binary: see [`usher::cli`].
 
-/// A request makes some two hundred allocations. Of its instructions jemalloc saves a tenth against
-/// the system's allocator, with the same memory for an open stream; mimalloc saves a seventh, but
-/// takes more than twice the memory.
+/// A request makes some two hundred allocations. Counted by callgrind, the difference between 500
+/// and 1,500 requests, jemalloc saves a tenth of a request's instructions against the system's
+/// allocator; `benches/load/RESULTS.md` has the memory of an open stream beside bare Pingora's.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
