@@ -7,7 +7,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 # a TMPDIR that does not exist breaks compilers and databases in ways that do not mention it
-export TMPDIR := $(if $(wildcard $(TMPDIR)/.),$(TMPDIR),/tmp)
+export TMPDIR := $(if $(and $(TMPDIR),$(wildcard $(TMPDIR)/.)),$(TMPDIR),/tmp)
 
 CONFIG ?= conf/usher.yaml
 DEMO ?=
