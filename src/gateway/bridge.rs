@@ -74,7 +74,7 @@ fn caller(ctx: &Ctx) -> Result<Caller, Refusal> {
         user_id: principal.identity.user.id,
         key: principal.identity.key.public_id.clone(),
         address: ctx.client.ip(),
-        request_id: ctx.request_id.clone(),
+        request_id: ctx.request_id.to_string(),
         route: ctx.route_path(),
     })
 }

@@ -10,7 +10,7 @@ use pingora::proxy::Session;
 use super::ctx::Ctx;
 use super::refusal::Refusal;
 use crate::route::{Action, Route};
-use crate::telemetry::access_log::{AccessLine, ms};
+use crate::telemetry::access_log::AccessLine;
 use crate::telemetry::metrics::{Finished, Metrics, Work};
 
 /// Counts the requests that are being worked on.
@@ -127,10 +127,10 @@ fn write_line(session: &Session, error: Option<&Error>, ctx: &Ctx, status: u16) 
         bytes: session.body_bytes_sent(),
         tokens_in: counts.prompt,
         tokens_out: counts.completion,
-        auth_ms: ctx.timings.auth.map(ms),
-        queue_ms: ctx.timings.queue.map(ms),
-        first_byte_ms: ctx.timings.first_byte.map(ms),
-        total_ms: ms(ctx.start.elapsed()),
+        auth: ctx.timings.auth,
+        queue: ctx.timings.queue,
+        first_byte: ctx.timings.first_byte,
+        total: ctx.start.elapsed(),
         outcome: outcome(ctx, error),
         cause: cause.as_deref(),
     }

@@ -2,6 +2,8 @@ use proptest::{collection::vec, prelude::*};
 
 use super::*;
 
+mod whole;
+
 /// Runs a stream through a meter, cut at the given places.
 fn pass(format: Format, strip: bool, stream: &[u8], cuts: &[usize]) -> (Vec<u8>, Counts) {
     let mut meter = Meter::new(format, strip);
@@ -295,80 +297,6 @@ fn event() -> impl Strategy<Value = (String, String)> {
     ]
 }
 
-type Members = serde_json::Map<String, serde_json::Value>;
-
-/// Members as answers have them and as they might have them, with any kind of value.
-fn members(depth: u32) -> BoxedStrategy<Members> {
-    let leaf = prop_oneof![
-        any::<u64>().prop_map(serde_json::Value::from),
-        any::<i32>().prop_map(serde_json::Value::from),
-        any::<bool>().prop_map(serde_json::Value::from),
-        Just(serde_json::Value::Null),
-        prop::sample::select(vec!["message_stop", "error", "x"]).prop_map(serde_json::Value::from),
-        any::<String>().prop_map(serde_json::Value::from),
-        Just(serde_json::json!([{ "eval_count": 3 }, "]", [1]])),
-    ];
-    let value = match depth.checked_sub(1) {
-        None => leaf.boxed(),
-        Some(depth) => prop_oneof![leaf, members(depth).prop_map(serde_json::Value::from)].boxed(),
-    };
-    let name = prop::sample::select(vec![
-        "usage",
-        "message",
-        "response",
-        "prompt_tokens",
-        "completion_tokens",
-        "input_tokens",
-        "output_tokens",
-        "prompt_eval_count",
-        "eval_count",
-        "load_duration",
-        "done",
-        "type",
-        "error",
-        "usage ",
-        "eval_count and more than what is kept of a name",
-        "con\"tent",
-        "",
-    ]);
-    vec((name.prop_map(str::to_owned), value), 0..8)
-        .prop_map(|all| all.into_iter().collect::<Members>())
-        .boxed()
-}
-
-/// Reads counts as somebody does who has built the whole answer first.
-fn read(members: &Members, path: &mut Vec<String>, counts: &mut Counts) {
-    for (name, value) in members {
-        path.push(name.clone());
-        let number = value.as_u64().filter(|number| *number > 0);
-        match path.join(".").as_str() {
-            "prompt_eval_count"
-            | "usage.prompt_tokens"
-            | "usage.input_tokens"
-            | "message.usage.input_tokens"
-            | "response.usage.input_tokens" => {
-                counts.prompt = number.or(counts.prompt);
-            }
-            "eval_count"
-            | "usage.completion_tokens"
-            | "usage.output_tokens"
-            | "message.usage.output_tokens"
-            | "response.usage.output_tokens" => {
-                counts.completion = number.or(counts.completion);
-            }
-            "load_duration" => counts.load_ns = number.or(counts.load_ns),
-            "error" => counts.errored |= !value.is_null(),
-            "type" => counts.errored |= value == "error",
-            _ => {}
-        }
-        let opened = matches!(name.as_str(), "usage" | "message" | "response") && path.len() < 3;
-        if let (true, Some(inner)) = (opened, value.as_object()) {
-            read(inner, path, counts);
-        }
-        path.pop();
-    }
-}
-
 proptest! {
     #[test]
     fn the_client_sees_the_stream_without_usage_however_it_is_chunked(
@@ -425,19 +353,5 @@ proptest! {
         let (out, counts) = pass(Format::Ndjson, false, NDJSON.as_bytes(), &cuts);
         prop_assert_eq!(out, NDJSON.as_bytes());
         prop_assert_eq!(counts, pass(Format::Ndjson, false, NDJSON.as_bytes(), &[]).1);
-    }
-
-    #[test]
-    fn whole_answers_are_read_as_if_they_were_built(
-        answer in members(3), cuts in vec(any::<usize>(), 0..10),
-    ) {
-        let mut expected = Counts { finished: true, ..Counts::default() };
-        read(&answer, &mut Vec::new(), &mut expected);
-        let text = serde_json::to_string_pretty(&answer).expect("JSON");
-        let (_, counts) = pass(Format::OllamaJson, false, text.as_bytes(), &cuts);
-        prop_assert_eq!(counts, expected);
-        let text = serde_json::to_string(&answer).expect("JSON");
-        let (_, counts) = pass(Format::OllamaJson, false, text.as_bytes(), &[]);
-        prop_assert_eq!(counts, expected);
     }
 }
