@@ -97,7 +97,8 @@ async fn many_who_open_a_new_database_at_once_all_succeed(place: Place) {
         task.await.unwrap();
     }
     assert_eq!(place.open().await.list_users().await.unwrap().len(), 8);
-    assert_eq!(place.number("SELECT COUNT(*) FROM schema_steps").await, 1);
+    let repeated = "SELECT COUNT(*) - MAX(n) FROM schema_steps";
+    assert_eq!(place.number(repeated).await, 0, "each step was taken once");
     assert_eq!(place.number("SELECT COUNT(*) FROM revision").await, 1);
 }
 
