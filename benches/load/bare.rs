@@ -20,12 +20,23 @@ impl ProxyHttp for Bare {
     }
 }
 
-/// Serves until it is told to stop.
-pub fn run(listen: SocketAddr, backend: SocketAddr, threads: usize) -> ! {
+/// Serves until it is told to stop; with TLS if it is given a certificate and its key.
+pub fn run(
+    listen: SocketAddr,
+    backend: SocketAddr,
+    threads: usize,
+    tls: Option<(&str, &str)>,
+) -> Result<()> {
     let conf = ServerConf { threads, grace_period_seconds: Some(0), ..ServerConf::default() };
     let mut server = Server::new_with_opt_and_conf(None, conf);
     let mut proxy = http_proxy_service(&Arc::clone(&server.configuration), Bare(backend));
-    proxy.add_tcp(&listen.to_string());
+    match tls {
+        Some((cert, key)) => {
+            pingora::tls::install_default_crypto_provider();
+            proxy.add_tls(&listen.to_string(), cert, key)?;
+        }
+        None => proxy.add_tcp(&listen.to_string()),
+    }
     server.add_service(proxy);
     server.run_forever()
 }

@@ -6,10 +6,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
+use tokio_rustls::TlsConnector;
 
 use crate::backend::{MODEL, nanoseconds};
 
@@ -23,6 +25,8 @@ pub struct Target {
     pub address: SocketAddr,
     /// The credential that each request shows.
     pub key: String,
+    /// What makes TLS of a connection, if that is what is spoken there.
+    pub tls: Option<TlsConnector>,
 }
 
 impl Target {
@@ -52,9 +56,14 @@ impl Target {
     }
 }
 
+/// What bytes go through.
+trait Pipe: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Pipe for S {}
+
 /// One keep-alive connection.
 pub struct Wire {
-    stream: TcpStream,
+    stream: Box<dyn Pipe>,
     bytes: Vec<u8>,
 }
 
@@ -63,6 +72,13 @@ impl Wire {
     pub async fn open(target: &Target) -> Result<Self> {
         let stream = TcpStream::connect(target.address).await.context("connect")?;
         stream.set_nodelay(true)?;
+        let stream: Box<dyn Pipe> = match &target.tls {
+            Some(tls) => {
+                let name = ServerName::from(target.address.ip());
+                Box::new(tls.connect(name, stream).await.context("handshake")?)
+            }
+            None => Box::new(stream),
+        };
         Ok(Self { stream, bytes: Vec::with_capacity(8192) })
     }
 

@@ -44,8 +44,12 @@ fn main() -> Result<()> {
                 addresses.iter().map(|a| a.parse()).collect::<Result<_, _>>().context("ADDRESS")?;
             runtime()?.block_on(backend::run(addresses))
         }
-        ["bare", listen, backend, threads] => {
-            bare::run(listen.parse()?, backend.parse()?, threads.parse()?)
+        ["bare", listen, backend, threads, tls @ ..] => {
+            let tls = match tls {
+                [cert, key] => Some((*cert, *key)),
+                _ => None,
+            };
+            Ok(bare::run(listen.parse()?, backend.parse()?, threads.parse()?, tls)?)
         }
         [] => compare(&Extent::full()),
         ["quick"] => compare(&Extent::quick()),

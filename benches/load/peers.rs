@@ -5,10 +5,14 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use rustls::pki_types::CertificateDer;
+use rustls::{ClientConfig, RootCertStore};
 use serde_json::Value;
+use tokio_rustls::TlsConnector;
 
 use crate::client::Target;
 
@@ -25,11 +29,26 @@ pub enum Peer {
     Haproxy,
     /// Usher, everything on.
     Usher,
+    /// Pingora, with TLS.
+    BareTls,
+    /// nginx, with TLS.
+    NginxTls,
+    /// Usher, everything on, with TLS.
+    UsherTls,
 }
 
 impl Peer {
     /// In the order in which tables show them.
-    pub const ALL: [Self; 5] = [Self::Direct, Self::Bare, Self::Nginx, Self::Haproxy, Self::Usher];
+    pub const ALL: [Self; 8] = [
+        Self::Direct,
+        Self::Bare,
+        Self::Nginx,
+        Self::Haproxy,
+        Self::Usher,
+        Self::BareTls,
+        Self::NginxTls,
+        Self::UsherTls,
+    ];
 
     /// The name in tables.
     pub fn name(self) -> &'static str {
@@ -39,15 +58,32 @@ impl Peer {
             Self::Nginx => "nginx",
             Self::Haproxy => "HAProxy",
             Self::Usher => "Usher",
+            Self::BareTls => "bare Pingora, TLS",
+            Self::NginxTls => "nginx, TLS",
+            Self::UsherTls => "Usher, TLS",
+        }
+    }
+
+    /// Whether it speaks TLS with its clients.
+    pub fn is_tls(self) -> bool {
+        matches!(self, Self::BareTls | Self::NginxTls | Self::UsherTls)
+    }
+
+    /// What its numbers are multiples of; none for what is no proxy, and for Pingora itself.
+    pub fn yardstick(self) -> Option<Self> {
+        match self {
+            Self::Direct | Self::Bare | Self::BareTls => None,
+            Self::Nginx | Self::Haproxy | Self::Usher => Some(Self::Bare),
+            Self::NginxTls | Self::UsherTls => Some(Self::BareTls),
         }
     }
 
     /// Whether its program is here.
     pub fn is_installed(self) -> bool {
         match self {
-            Self::Nginx => version("nginx", "-v").is_some(),
+            Self::Nginx | Self::NginxTls => version("nginx", "-v").is_some(),
             Self::Haproxy => version("haproxy", "-v").is_some(),
-            Self::Direct | Self::Bare | Self::Usher => true,
+            Self::Direct | Self::Bare | Self::BareTls | Self::Usher | Self::UsherTls => true,
         }
     }
 }
@@ -67,6 +103,8 @@ pub struct Stage {
     directory: tempfile::TempDir,
     backends: Vec<SocketAddr>,
     backend: Option<Process>,
+    /// For those that speak TLS.
+    pub tls: Tls,
     /// Threads of each proxy.
     pub threads: usize,
 }
@@ -76,7 +114,8 @@ impl Stage {
     pub fn set(threads: usize) -> Result<Self> {
         let directory = tempfile::tempdir()?;
         let backends = vec![free_port()?, free_port()?];
-        let mut stage = Self { directory, backends, backend: None, threads };
+        let tls = Tls::new(directory.path())?;
+        let mut stage = Self { directory, backends, backend: None, tls, threads };
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("backend").args(stage.backends.iter().map(ToString::to_string));
         stage.backend = Some(Process::start(command, &stage.path("backend.log"))?);
@@ -104,17 +143,21 @@ impl Stage {
         };
         let (command, key) = match peer {
             Peer::Direct => (None, "none".to_owned()),
-            Peer::Bare => (Some(self.bare(address)?), "none".to_owned()),
-            Peer::Nginx => (Some(self.nginx(address)?), "bench-key".to_owned()),
+            Peer::Bare | Peer::BareTls => (Some(self.bare(peer, address)?), "none".to_owned()),
+            Peer::Nginx | Peer::NginxTls => {
+                (Some(self.nginx(peer, address)?), "bench-key".to_owned())
+            }
             Peer::Haproxy => (Some(self.haproxy(address)?), "bench-key".to_owned()),
-            Peer::Usher => {
-                let (command, key) = self.usher(address)?;
+            Peer::Usher | Peer::UsherTls => {
+                let (command, key) = self.usher(peer, address)?;
                 (Some(command), key)
             }
         };
         let log = self.path(&format!("{}.log", peer.name()));
         let process = command.map(|command| Process::start(wrap(command, wrapper), &log));
-        let running = Running { target: Target { address, key }, process: process.transpose()? };
+        let tls = peer.is_tls().then(|| self.tls.connector.clone());
+        let target = Target { address, key, tls };
+        let running = Running { target, process: process.transpose()? };
         wait_until_ready(peer, &running.target).with_context(|| {
             format!(
                 "{} does not answer: {}",
@@ -125,23 +168,33 @@ impl Stage {
         Ok(running)
     }
 
-    fn bare(&self, address: SocketAddr) -> Result<Command> {
+    fn bare(&self, peer: Peer, address: SocketAddr) -> Result<Command> {
         let mut command = Command::new(std::env::current_exe()?);
         let backend = self.first()?.to_string();
         command.args(["bare", &address.to_string(), &backend, &self.threads.to_string()]);
+        if peer.is_tls() {
+            command.args([&self.tls.cert, &self.tls.key]);
+        }
         Ok(command)
     }
 
-    fn nginx(&self, address: SocketAddr) -> Result<Command> {
+    fn nginx(&self, peer: Peer, address: SocketAddr) -> Result<Command> {
         let servers: String =
             self.backends.iter().map(|backend| format!("server {backend};")).collect();
         let place = self.path("nginx");
         fs::create_dir_all(&place)?;
+        let (cert, key) = (show(&self.tls.cert), show(&self.tls.key));
+        let tls = match peer.is_tls() {
+            true => format!("ssl_certificate {cert}; ssl_certificate_key {key};"),
+            false => String::new(),
+        };
         let file = self.fill(
             "nginx.conf",
             include_str!("nginx.conf"),
             &[
                 ("ADDRESS", &address.to_string()),
+                ("SSL", if peer.is_tls() { "ssl" } else { "" }),
+                ("TLS", &tls),
                 ("THREADS", &self.threads.to_string()),
                 ("SERVERS", &servers),
                 ("PLACE", show(&place)),
@@ -169,17 +222,23 @@ impl Stage {
         Ok(command)
     }
 
-    fn usher(&self, address: SocketAddr) -> Result<(Command, String)> {
+    fn usher(&self, peer: Peer, address: SocketAddr) -> Result<(Command, String)> {
         let state = tempfile::tempdir_in(self.directory.path())?.keep();
         let upstream = |(number, backend)| {
             format!("  - {{ name: gpu{number}, url: 'http://{backend}', slots: 10000 }}\n")
         };
         let upstreams: String = self.backends.iter().enumerate().map(upstream).collect();
+        let (cert, key) = (show(&self.tls.cert), show(&self.tls.key));
+        let tls = match peer.is_tls() {
+            true => format!(", tls: {{ cert: '{cert}', key: '{key}' }}"),
+            false => String::new(),
+        };
         let file = self.fill(
             "usher.yaml",
             include_str!("usher.yaml"),
             &[
                 ("ADDRESS", &address.to_string()),
+                ("TLS", &tls),
                 ("STATE", show(&state)),
                 ("THREADS", &self.threads.to_string()),
                 ("UPSTREAMS", &upstreams),
@@ -204,6 +263,41 @@ impl Stage {
         fs::write(&file, filled)?;
         Ok(file)
     }
+}
+
+/// A certificate for this machine, and who believes it.
+pub struct Tls {
+    /// The certificate.
+    pub cert: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+    connector: TlsConnector,
+}
+
+impl Tls {
+    fn new(directory: &Path) -> Result<Self> {
+        let made = rcgen::generate_simple_self_signed([Ipv4Addr::LOCALHOST.to_string()])?;
+        let tls = Self {
+            cert: directory.join("cert.pem"),
+            key: directory.join("key.pem"),
+            connector: TlsConnector::from(believing(made.cert.der().clone())?),
+        };
+        fs::write(&tls.cert, made.cert.pem())?;
+        fs::write(&tls.key, made.signing_key.serialize_pem())?;
+        Ok(tls)
+    }
+}
+
+/// A client that believes this certificate and no other.
+pub fn believing(certificate: CertificateDer<'static>) -> Result<Arc<ClientConfig>> {
+    let mut roots = RootCertStore::empty();
+    roots.add(certificate)?;
+    let config =
+        ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+    Ok(Arc::new(config))
 }
 
 fn show(path: &Path) -> &str {

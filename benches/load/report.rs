@@ -119,9 +119,10 @@ impl Results {
         for metric in Metric::ALL {
             self.median_row(&mut out, metric, &peers);
         }
-        out += "\nMultiples of bare Pingora in the same round: median (smallest to largest).\n\n";
+        out += "\nMultiples of bare Pingora in the same round, of those with TLS multiples of bare \
+                Pingora with TLS: median (smallest to largest).\n\n";
         let rivals: Vec<Peer> =
-            peers.into_iter().filter(|peer| !matches!(peer, Peer::Direct | Peer::Bare)).collect();
+            peers.into_iter().filter(|peer| peer.yardstick().is_some()).collect();
         out += "| |";
         for peer in &rivals {
             let _ = write!(out, " {} |", peer.name());
@@ -152,11 +153,11 @@ impl Results {
 
     fn ratio_row(&self, out: &mut String, metric: Metric, rivals: &[Peer]) {
         let Shown { name, bar, .. } = metric.shown();
-        let bare = self.values(metric, Peer::Bare);
         let ratios: Vec<_> = rivals
             .iter()
             .map(|peer| {
                 let own = self.values(metric, *peer);
+                let bare = self.values(metric, peer.yardstick()?);
                 Spread::of(own.iter().zip(&bare).map(|(own, bare)| own / bare).collect())
             })
             .collect();
