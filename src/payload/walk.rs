@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, collections::HashSet, fmt, iter};
 
-use memchr::memchr2;
+use memchr::{memchr_iter, memchr2};
 use serde::{
     Deserialize, Deserializer as _,
     de::{MapAccess, SeqAccess, Visitor},
@@ -10,6 +10,7 @@ use serde::{
 use serde_json::value::RawValue;
 
 use super::BadPayload;
+use super::sound::{Members, is_sound};
 
 /// What `serde_json` builds at most; it does not count while it skips, so [`object`] does.
 pub(crate) const MAX_DEPTH: usize = 127;
@@ -61,19 +62,61 @@ pub(crate) fn each_field<'a>(
     text: &'a str,
     mut visit: impl FnMut(Field<'a>) -> Result<(), BadPayload>,
 ) -> Result<(), BadPayload> {
-    let mut seen = HashSet::new();
-    each(text, |name: Option<Cow<'a, str>>, value: &'a str| {
-        let name = name.unwrap_or_default();
-        if !seen.insert(name.clone()) {
-            return Err(BadPayload::Twice(shown(&name)));
-        }
-        if seen.len() > MAX_FIELDS {
-            return Err(BadPayload::TooManyFields);
-        }
+    let mut seen = Seen::default();
+    let mut visit = |name: Cow<'a, str>, value: &'a str| {
+        seen.note(&name)?;
         // `value` is a part of `text`: the distance of their addresses is its place
         let start = value.as_ptr().addr() - text.as_ptr().addr();
         visit(Field { name, value, start })
-    })
+    };
+    if !text.trim_ascii_start().starts_with('{') || !is_sound(text.as_bytes()) {
+        return each(text, |name, value| visit(name.unwrap_or_default(), value));
+    }
+    for (name, value) in Members::of(text) {
+        visit(decoded(name, text)?, value)?;
+    }
+    Ok(())
+}
+
+/// A member's name without its quotes and escapes.
+fn decoded<'a>(name: &'a str, object: &str) -> Result<Cow<'a, str>, BadPayload> {
+    let inside = name.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+    match inside.filter(|inside| !inside.contains('\\')) {
+        Some(plain) => Ok(Cow::Borrowed(plain)),
+        None => serde_json::from_str(name).map(|Name(name)| name).map_err(|flaw| {
+            // half a surrogate pair: who reads the whole object can say where
+            let explained = each(object, |_, _| Ok(()));
+            explained.err().unwrap_or_else(|| BadPayload::NotJson(flaw.to_string()))
+        }),
+    }
+}
+
+/// The names of an object so far.
+#[derive(Default)]
+struct Seen<'a> {
+    /// The first ones, which are all that most objects have: to compare is cheaper than to hash.
+    first: Vec<Cow<'a, str>>,
+    rest: HashSet<Cow<'a, str>>,
+}
+
+impl<'a> Seen<'a> {
+    fn note(&mut self, name: &Cow<'a, str>) -> Result<(), BadPayload> {
+        const FIRST: usize = 16;
+        if self.first.contains(name) {
+            return Err(BadPayload::Twice(shown(name)));
+        }
+        if self.first.len() < FIRST {
+            self.first.push(name.clone());
+            return Ok(());
+        }
+        if !self.rest.insert(name.clone()) {
+            return Err(BadPayload::Twice(shown(name)));
+        }
+        match self.rest.len() > MAX_FIELDS - FIRST {
+            true => Err(BadPayload::TooManyFields),
+            false => Ok(()),
+        }
+    }
 }
 
 /// Shows `visit` every element of the array in `text`, as written.
@@ -81,7 +124,10 @@ pub(crate) fn each_element<'a>(
     text: &'a str,
     mut visit: impl FnMut(&'a str) -> Result<(), BadPayload>,
 ) -> Result<(), BadPayload> {
-    each(text, |_, value| visit(value))
+    if !text.trim_ascii_start().starts_with('[') || !is_sound(text.as_bytes()) {
+        return each(text, |_, value| visit(value));
+    }
+    Members::of(text).try_for_each(|(_, value)| visit(value))
 }
 
 /// Refuses a name that is one of `known` to a reader that folds letter case, but not to all.
@@ -179,6 +225,10 @@ where
 struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 
 fn is_deep(json: &[u8]) -> bool {
+    let openings = memchr_iter(b'{', json).count() + memchr_iter(b'[', json).count();
+    if openings <= MAX_DEPTH {
+        return false;
+    }
     let mut depth = 0_usize;
     let mut bytes = json.iter();
     while let Some(byte) = bytes.next() {
