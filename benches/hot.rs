@@ -75,7 +75,7 @@ impl KnownCaller {
         let header = HeaderName::from_static("x-api-key");
         let known = Self { authenticator, header, headers, runtime };
         let first =
-            known.authenticator.authenticate(&known.headers, &known.header, Timestamp::now());
+            known.authenticator.authenticate(&known.headers, &known.header, Timestamp::now(), None);
         assert!(known.runtime.block_on(first).is_ok(), "the store knows everybody");
         known
     }
@@ -83,7 +83,7 @@ impl KnownCaller {
     /// The answer is there at once: nobody has to be asked.
     fn is_welcome(&self) -> bool {
         let headers = black_box(&self.headers);
-        let asked = self.authenticator.authenticate(headers, &self.header, Timestamp::now());
+        let asked = self.authenticator.authenticate(headers, &self.header, Timestamp::now(), None);
         asked.now_or_never().is_some_and(|found| found.is_ok())
     }
 }

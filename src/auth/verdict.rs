@@ -5,6 +5,7 @@
 //! it is noted before the store is asked, so an answer that was on its way during a change is
 //! of the old epoch and serves nobody who came after.
 
+mod acquaintance;
 mod lookup;
 
 use std::sync::Arc;
@@ -18,8 +19,9 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
+pub use self::acquaintance::Acquaintance;
 use self::lookup::Lookups;
-use super::api_key::classify;
+use super::api_key::{Shape, classify};
 use super::credential::{self, Credential};
 use super::{
     AuthError, Holder, Identity, IdentityStore, KeyFault, KeyHash, Method, Principal, Unavailable,
@@ -74,7 +76,7 @@ impl Options {
 pub struct Authenticator {
     store: Arc<dyn IdentityStore>,
     lookups: Arc<Lookups>,
-    known: Cache<Holder, Remembered<Arc<Identity>>>,
+    known: Cache<Holder, Known>,
     unknown: Cache<Holder, Remembered<()>>,
     epoch: AtomicU64,
     /// Milliseconds from `born` to when the store last confirmed the epoch.
@@ -106,6 +108,9 @@ struct Remembered<T> {
     epoch: Epoch,
     asked: Instant,
 }
+
+/// Somebody, as the store knew them.
+type Known = Remembered<Arc<Identity>>;
 
 impl Authenticator {
     /// Asks this store, and remembers what it says.
@@ -140,7 +145,8 @@ impl Authenticator {
         self.silent.load(Ordering::Relaxed)
     }
 
-    /// Finds out who is asking, by the first credential that resolves.
+    /// Finds out who is asking, by the first credential that resolves. `last` is who came last on
+    /// the same connection.
     ///
     /// # Errors
     /// [`AuthError::Unavailable`] if one of the credentials could have resolved had the store
@@ -150,10 +156,11 @@ impl Authenticator {
         headers: &HeaderMap,
         api_key_header: &HeaderName,
         now: Timestamp,
+        last: Option<&Acquaintance>,
     ) -> Result<Principal, AuthError> {
         let mut refusal = AuthError::Missing;
         for credential in credential::presented(headers, api_key_header)? {
-            refusal = match (self.resolve(credential, now).await, refusal) {
+            refusal = match (self.resolve(credential, now, last).await, refusal) {
                 (Ok(principal), _) => return Ok(principal),
                 (Err(fault), AuthError::Missing) => fault,
                 (Err(fault @ AuthError::Unavailable(_)), _) => fault,
@@ -220,23 +227,53 @@ impl Authenticator {
         &self,
         credential: Credential<'_>,
         now: Timestamp,
+        last: Option<&Acquaintance>,
     ) -> Result<Principal, AuthError> {
-        let malformed = |reason| AuthError::InvalidKey { reason, public_id: None };
         let Credential::ApiKey(text) = credential else {
-            return Err(malformed(KeyFault::Malformed));
+            let reason = KeyFault::Malformed;
+            return Err(AuthError::InvalidKey { reason, public_id: None });
         };
-        let shape = classify(text.expose()).map_err(malformed)?;
-        let holder = Holder::Key(KeyHash::of(text.expose().as_bytes()));
-        match self.identity(&holder).await?.ok_or(KeyFault::Unknown).and_then(|i| judge(i, now)) {
+        let key = text.expose();
+        let known = self.holder_of(key, last).await?;
+        let judged = known.ok_or(KeyFault::Unknown).and_then(|known| judge(known.what, now));
+        match judged {
             Ok(identity) => Ok(Principal { identity, method: Method::ApiKey, token: None }),
             Err(reason) => {
-                let public_id = shape.public_id().map(str::to_owned);
+                let public_id = classify(key).ok().and_then(Shape::public_id).map(str::to_owned);
                 Err(AuthError::InvalidKey { reason, public_id })
             }
         }
     }
 
-    async fn identity(&self, holder: &Holder) -> Result<Option<Arc<Identity>>, Unavailable> {
+    /// Whose this key is: asked only if it is not who came last on the connection.
+    async fn holder_of(
+        &self,
+        key: &str,
+        last: Option<&Acquaintance>,
+    ) -> Result<Option<Known>, AuthError> {
+        if let Some(known) = last.and_then(|last| self.same_as_last(last, key)) {
+            return Ok(Some(known));
+        }
+        classify(key).map_err(|reason| AuthError::InvalidKey { reason, public_id: None })?;
+        let known = self.identity(&Holder::Key(KeyHash::of(key.as_bytes()))).await?;
+        if let (Some(last), Some(known)) = (last, &known) {
+            last.remember(key, known.clone());
+        }
+        Ok(known)
+    }
+
+    /// Whose this key is, if it is who came last and nothing has changed since.
+    fn same_as_last(&self, last: &Acquaintance, key: &str) -> Option<Known> {
+        let epoch = self.epoch.load(Ordering::Acquire);
+        let known = last.holder(key).filter(|known| known.epoch == epoch)?;
+        if !self.is_fresh(&known, Instant::now()) {
+            return None;
+        }
+        self.recalled.fetch_add(1, Ordering::Relaxed);
+        Some(known)
+    }
+
+    async fn identity(&self, holder: &Holder) -> Result<Option<Known>, Unavailable> {
         let (epoch, asked) = (self.epoch.load(Ordering::Acquire), Instant::now());
         if let Some(answer) = self.recall(holder, epoch, asked) {
             let kept = if answer.is_some() { &self.recalled } else { &self.recalled_unknown };
@@ -245,22 +282,20 @@ impl Authenticator {
         }
         self.looked_up.fetch_add(1, Ordering::Relaxed);
         let answer = self.lookups.ask(holder.clone(), epoch).await?;
+        let answer = answer.map(|what| Remembered { what, epoch, asked });
         match &answer {
-            Some(identity) => {
-                let what = Arc::clone(identity);
-                self.known.insert(holder.clone(), Remembered { what, epoch, asked });
-            }
+            Some(known) => self.known.insert(holder.clone(), known.clone()),
             None => self.unknown.insert(holder.clone(), Remembered { what: (), epoch, asked }),
         }
         Ok(answer)
     }
 
-    fn recall(&self, holder: &Holder, epoch: Epoch, now: Instant) -> Option<Option<Arc<Identity>>> {
+    fn recall(&self, holder: &Holder, epoch: Epoch, now: Instant) -> Option<Option<Known>> {
         if let Some(known) = self.known.get(holder)
             && known.epoch == epoch
             && self.is_fresh(&known, now)
         {
-            return Some(Some(known.what));
+            return Some(Some(known));
         }
         let unknown = self.unknown.get(holder)?;
         let brief = now.saturating_duration_since(unknown.asked) <= UNKNOWN_FOR;

@@ -134,7 +134,8 @@ async fn authenticate(gateway: &Gateway, session: &Session, ctx: &mut Ctx) -> Re
     let begun = Instant::now();
     let header = &ctx.config.auth.api_key_header;
     let headers = &session.req_header().headers;
-    let found = gateway.authenticator.authenticate(headers, header, jiff::Timestamp::now()).await;
+    let (now, last) = (jiff::Timestamp::now(), ctx.last.as_deref());
+    let found = gateway.authenticator.authenticate(headers, header, now, last).await;
     ctx.timings.auth = Some(begun.elapsed());
     match found {
         Ok(principal) => {
@@ -195,7 +196,8 @@ fn authorise(ctx: &Ctx, route: &'static route::Route) -> Result<RoutePermit, Ref
 
 /// A body that we cannot read is a body that we cannot judge, and Ollama unpacks zstd on `/v1`.
 fn refuse_encoded(session: &Session) -> Result<(), Refusal> {
-    let mut codings = session.req_header().headers.get_all("content-encoding").into_iter();
+    let mut codings =
+        session.req_header().headers.get_all(http::header::CONTENT_ENCODING).into_iter();
     if codings.all(|coding| coding.as_bytes().eq_ignore_ascii_case(b"identity")) {
         return Ok(());
     }

@@ -6,17 +6,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::HeaderValue;
+use http::{HeaderName, HeaderValue};
 use pingora::proxy::Session;
 
 use super::body::Reservation;
 use super::cors;
 use super::finish::InFlight;
+use super::headers;
 use super::outgoing::Outgoing;
 use super::refusal::Refusal;
 use super::request_id::RequestId;
-use super::watchdog::Watchdog;
+use super::watchdog::{Companions, Watchdog};
 use crate::auth::Principal;
+use crate::auth::verdict::Acquaintance;
 use crate::client::ClientAddr;
 use crate::config::Config;
 use crate::live::{Generation, Live};
@@ -26,6 +28,8 @@ use crate::route::{Dialect, Route};
 use crate::scheduler::{Seat, Wish};
 use crate::upstream::{Fleet, Instance};
 use crate::usage::Meter;
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// One request, from its head to its access line.
 pub struct Ctx {
@@ -87,6 +91,8 @@ pub struct Ctx {
     pub(super) timings: Timings,
     /// Keeps the deadlines.
     pub(super) watchdog: Option<Arc<Watchdog>>,
+    /// Who came before on the same connection.
+    pub(super) last: Option<Arc<Acquaintance>>,
     /// The no, if it was one.
     pub(super) refusal: Option<Refusal>,
     /// Whether the instance's answer came to the end of its body.
@@ -170,6 +176,7 @@ impl Ctx {
             attempts: Attempts::default(),
             timings: Timings::default(),
             watchdog: None,
+            last: None,
             refusal: None,
             complete: false,
             _in_flight: in_flight,
@@ -178,14 +185,23 @@ impl Ctx {
 
     /// Learns what the connection and the head say.
     pub(super) fn meet(&mut self, session: &Session) {
-        let headers = &session.req_header().headers;
-        self.request_id = RequestId::of(headers.get("x-request-id"));
+        let given = &session.req_header().headers;
+        self.request_id = RequestId::of(given.get(headers::X_REQUEST_ID));
         if let Some(peer) = session.client_addr().and_then(|address| address.as_inet()) {
-            let lines = headers.get_all("x-forwarded-for").iter().map(HeaderValue::as_bytes);
-            self.client = ClientAddr::behind(*peer, lines, &self.config.auth.trusted_proxies);
+            let trusted = &self.config.auth.trusted_proxies;
+            self.client = match trusted.is_empty() {
+                true => ClientAddr::of(*peer),
+                false => {
+                    let lines = given.get_all(X_FORWARDED_FOR).iter().map(HeaderValue::as_bytes);
+                    ClientAddr::behind(*peer, lines, trusted)
+                }
+            };
         }
-        self.origin = cors::allowed(headers, &self.config.cors_origins);
-        self.watchdog = Watchdog::of(session);
+        self.origin = cors::allowed(given, &self.config.cors_origins);
+        if let Some(Companions { watchdog, last }) = Companions::of(session) {
+            self.watchdog = Some(watchdog);
+            self.last = Some(last);
+        }
     }
 
     /// Whether the answer's body ended before the answer did: Ollama's `/v1` routes lose an error

@@ -30,7 +30,8 @@ use tokio::sync::watch;
 use super::Gateway;
 use super::front::KEEPALIVE;
 use super::stage::Stage;
-use super::watchdog::{Alarm, Watchdog, Watched};
+use super::watchdog::{Alarm, Companions, Watchdog, Watched};
+use crate::auth::verdict::Acquaintance;
 use crate::config::Config;
 
 /// Requests of one connection at once.
@@ -64,7 +65,8 @@ pub(super) async fn serve(
     let mut options = HttpServerOptions::default();
     options.h2_idle_timeout = Some(KEEPALIVE);
     let headers = u32::try_from(config.limits.headers).unwrap_or(u32::MAX);
-    let streams = Streams { proxy: Arc::clone(proxy), options, headers, greeting, stage };
+    let last = Arc::default();
+    let streams = Streams { proxy: Arc::clone(proxy), options, headers, greeting, last, stage };
     ServerApp::process_new(&Arc::new(streams), Box::new(stream), shutdown).await;
 }
 
@@ -77,6 +79,7 @@ struct Streams {
     options: HttpServerOptions,
     headers: u32,
     greeting: Arc<Watchdog>,
+    last: Arc<Acquaintance>,
     stage: watch::Receiver<Stage>,
 }
 
@@ -89,8 +92,8 @@ impl HttpServerApp for Streams {
     ) -> Option<ReusedHttpStream> {
         self.greeting.rest();
         let ServerSession::H2(stream) = session else { return None };
-        let session =
-            ServerSession::new_custom(Box::new(WatchedStream::new(stream, self.stage.clone())));
+        let stream = WatchedStream::new(stream, self.stage.clone(), Arc::clone(&self.last));
+        let session = ServerSession::new_custom(Box::new(stream));
         self.proxy.process_new_http(session, shutdown).await
     }
 
@@ -120,9 +123,10 @@ struct WatchedStream {
 }
 
 impl WatchedStream {
-    fn new(mut inner: HttpSession, stage: watch::Receiver<Stage>) -> Self {
+    fn new(mut inner: HttpSession, stage: watch::Receiver<Stage>, last: Arc<Acquaintance>) -> Self {
         let alarm = Alarm::new(Some(stage));
-        inner.req_header_mut().extensions_mut().insert(alarm.watchdog());
+        let companions = Companions { watchdog: alarm.watchdog(), last };
+        inner.req_header_mut().extensions_mut().insert(companions);
         Self { inner, alarm, ended: false }
     }
 }

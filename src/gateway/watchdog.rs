@@ -26,6 +26,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, Sleep};
 
 use super::stage::{self, Stage, Step};
+use crate::auth::verdict::Acquaintance;
 
 /// The deadline of the request that a connection or stream is working on.
 #[derive(Debug)]
@@ -61,15 +62,6 @@ impl Watchdog {
             between: AtomicBool::new(false),
             expired: AtomicU8::new(0),
         }
-    }
-
-    /// The watchdog of the connection or stream that this request came on.
-    pub(super) fn of(session: &Session) -> Option<Arc<Self>> {
-        let Some(session) = session.as_downstream().as_http1() else {
-            return session.req_header().extensions.get::<Arc<Self>>().cloned();
-        };
-        let watched = session.stream().as_any().downcast_ref::<Watched>()?;
-        Some(watched.watchdog())
     }
 
     /// A request may take this long to come, unless the process ends earlier.
@@ -215,17 +207,43 @@ impl End {
     }
 }
 
+/// What a request finds on the connection or stream that it came on.
+#[derive(Clone)]
+pub(super) struct Companions {
+    /// Keeps its deadlines.
+    pub watchdog: Arc<Watchdog>,
+    /// Who came before on the same connection.
+    pub last: Arc<Acquaintance>,
+}
+
+impl Companions {
+    /// Those of this request.
+    pub(super) fn of(session: &Session) -> Option<Self> {
+        let Some(session) = session.as_downstream().as_http1() else {
+            return session.req_header().extensions.get::<Self>().cloned();
+        };
+        let watched = session.stream().as_any().downcast_ref::<Watched>()?;
+        Some(Self { watchdog: watched.watchdog(), last: Arc::clone(&watched.last) })
+    }
+}
+
 /// A client's connection whose reads end when its watchdog's deadline passes.
-#[derive(Debug)]
 pub(super) struct Watched {
     inner: Stream,
     alarm: Alarm,
+    last: Arc<Acquaintance>,
+}
+
+impl fmt::Debug for Watched {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watched").field("alarm", &self.alarm).finish_non_exhaustive()
+    }
 }
 
 impl Watched {
     /// Wraps a connection.
     pub(super) fn new(inner: Stream, stage: Option<watch::Receiver<Stage>>) -> Self {
-        Self { inner, alarm: Alarm::new(stage) }
+        Self { inner, alarm: Alarm::new(stage), last: Arc::default() }
     }
 
     /// What sets its deadline.

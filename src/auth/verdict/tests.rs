@@ -1,3 +1,4 @@
+mod connection;
 mod trouble;
 
 use std::collections::HashMap;
@@ -165,7 +166,7 @@ async fn present_at(
     now: Timestamp,
 ) -> Result<Principal, AuthError> {
     let headers = HeaderMap::from_iter([(KEY_HEADER, key.parse().unwrap())]);
-    authenticator.authenticate(&headers, &KEY_HEADER, now).await
+    authenticator.authenticate(&headers, &KEY_HEADER, now, None).await
 }
 
 /// Presents a key in a task of its own, as another client would.
@@ -252,7 +253,7 @@ async fn what_is_no_key_never_reaches_the_store() {
     for not_a_key in ["short", "usk_0123456789", &format!("{key}x"), &format!("{key},{key}")] {
         assert_eq!(fault(present(&authenticator, not_a_key).await), KeyFault::Malformed);
     }
-    let none = authenticator.authenticate(&HeaderMap::new(), &KEY_HEADER, at(0)).await;
+    let none = authenticator.authenticate(&HeaderMap::new(), &KEY_HEADER, at(0), None).await;
     assert!(matches!(none, Err(AuthError::Missing)));
     assert_eq!(store.asked(), 0);
 }
@@ -300,7 +301,7 @@ async fn the_first_credential_that_resolves_wins() {
         let authenticator = Arc::clone(&authenticator);
         async move {
             let headers = HeaderMap::from_iter(lines);
-            authenticator.authenticate(&headers, &KEY_HEADER, at(1000)).await
+            authenticator.authenticate(&headers, &KEY_HEADER, at(1000), None).await
         }
     };
     assert!(ask(&good, &bad).await.is_ok());
