@@ -158,16 +158,17 @@ fn settle(session: &mut Session, timeouts: &Timeouts) {
 
 #[async_trait]
 impl ProxyHttp for Gateway {
-    type CTX = Ctx;
+    /// Boxed: Pingora moves it through several futures, whose size every stream holds.
+    type CTX = Box<Ctx>;
 
-    fn new_ctx(&self) -> Ctx {
-        Ctx::new(&self.live.load(), self.in_flight.enter())
+    fn new_ctx(&self) -> Box<Ctx> {
+        Box::new(Ctx::new(&self.live.load(), self.in_flight.enter()))
     }
 
     /// No module: the default one compresses, and a compressor holds tokens back.
     fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
 
-    async fn early_request_filter(&self, session: &mut Session, ctx: &mut Ctx) -> Result<()> {
+    async fn early_request_filter(&self, session: &mut Session, ctx: &mut Box<Ctx>) -> Result<()> {
         ctx.meet(session);
         settle(session, &ctx.config.timeouts);
         let keepalive = self.keepalive(session);
@@ -176,7 +177,7 @@ impl ProxyHttp for Gateway {
     }
 
     /// Everything that can say no, then the routes that are answered here.
-    async fn request_filter(&self, session: &mut Session, ctx: &mut Ctx) -> Result<bool> {
+    async fn request_filter(&self, session: &mut Session, ctx: &mut Box<Ctx>) -> Result<bool> {
         if let Some(preflight) = Preflight::of(session.req_header(), ctx) {
             return local::permit(session, ctx, &preflight).await.map(|()| true);
         }
@@ -196,7 +197,11 @@ impl ProxyHttp for Gateway {
         Ok(true)
     }
 
-    async fn upstream_peer(&self, session: &mut Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
+    async fn upstream_peer(
+        &self,
+        session: &mut Session,
+        ctx: &mut Box<Ctx>,
+    ) -> Result<Box<HttpPeer>> {
         relay::choose(self, session, ctx).await
     }
 
@@ -204,7 +209,7 @@ impl ProxyHttp for Gateway {
         &self,
         _session: &mut Session,
         _peer: &HttpPeer,
-        ctx: &mut Ctx,
+        ctx: &mut Box<Ctx>,
         error: Box<Error>,
     ) -> Box<Error> {
         relay::not_connected(ctx, error)
@@ -217,7 +222,7 @@ impl ProxyHttp for Gateway {
         _peer: &HttpPeer,
         _fd: std::os::unix::io::RawFd,
         _digest: Option<&Digest>,
-        ctx: &mut Ctx,
+        ctx: &mut Box<Ctx>,
     ) -> Result<()> {
         relay::connected(&self.metrics, ctx);
         Ok(())
@@ -229,7 +234,7 @@ impl ProxyHttp for Gateway {
         _session: &mut Session,
         body: &mut Option<Bytes>,
         end_of_stream: bool,
-        ctx: &mut Ctx,
+        ctx: &mut Box<Ctx>,
     ) -> Result<()> {
         if let Some(kept) = &ctx.body {
             *body = end_of_stream.then(|| kept.clone());
@@ -241,7 +246,7 @@ impl ProxyHttp for Gateway {
         &self,
         session: &mut Session,
         response: &mut ResponseHeader,
-        ctx: &mut Ctx,
+        ctx: &mut Box<Ctx>,
     ) -> Result<()> {
         relay::answered(self, session, response, ctx)
     }
@@ -250,7 +255,7 @@ impl ProxyHttp for Gateway {
         &self,
         session: &mut Session,
         response: &mut ResponseHeader,
-        ctx: &mut Ctx,
+        ctx: &mut Box<Ctx>,
     ) -> Result<()> {
         if session.req_header().version == http::Version::HTTP_10 {
             // it knows no chunks: the end of the connection is the end of the answer
@@ -267,7 +272,7 @@ impl ProxyHttp for Gateway {
         session: &mut Session,
         body: &mut Option<Bytes>,
         end_of_stream: bool,
-        ctx: &mut Ctx,
+        ctx: &mut Box<Ctx>,
     ) -> Result<Option<Duration>> {
         relay::passing(session, body, end_of_stream, ctx)?;
         Ok(None)
@@ -278,7 +283,7 @@ impl ProxyHttp for Gateway {
         _peer: &HttpPeer,
         session: &mut Session,
         error: Box<Error>,
-        ctx: &mut Ctx,
+        ctx: &mut Box<Ctx>,
         client_reused: bool,
     ) -> Box<Error> {
         relay::broken(session, error, ctx, client_reused)
@@ -288,22 +293,22 @@ impl ProxyHttp for Gateway {
         &self,
         session: &mut Session,
         error: &Error,
-        ctx: &mut Ctx,
+        ctx: &mut Box<Ctx>,
     ) -> FailToProxy {
         relay::give_up(session, error, ctx).await
     }
 
-    async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Ctx) {
+    async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Box<Ctx>) {
         finish::finish(&self.metrics, session, error, ctx);
     }
 
     /// The access line tells it, once.
-    fn suppress_error_log(&self, _session: &Session, _ctx: &Ctx, _error: &Error) -> bool {
+    fn suppress_error_log(&self, _session: &Session, _ctx: &Box<Ctx>, _error: &Error) -> bool {
         true
     }
 
     /// Never the path as sent: it may hold what does not belong in a log.
-    fn request_summary(&self, _session: &Session, ctx: &Ctx) -> String {
+    fn request_summary(&self, _session: &Session, ctx: &Box<Ctx>) -> String {
         format!("request {} for {}", ctx.request_id, ctx.route_path())
     }
 }

@@ -199,8 +199,8 @@ impl<'n> Parts<'n> {
                 (url.split_once("://").map_or(url, |(_scheme, host)| host), namespace)
             }
         };
-        let valid = is_part(host, 350, b".:")
-            && is_part(namespace, 80, b"")
+        let valid = (host == DEFAULT_HOST || is_part(host, 350, b".:"))
+            && (namespace == DEFAULT_NAMESPACE || is_part(namespace, 80, b""))
             && is_part(model, 80, b".")
             && is_part(tag, 80, b".");
         valid.then_some(Self { host, namespace, model, tag })
@@ -214,7 +214,12 @@ impl<'n> Parts<'n> {
             true if tag.eq_ignore_ascii_case(DEFAULT_TAG) => ("cloud", ""),
             true => (*tag, "-cloud"),
         };
-        let mut key = [host, "/", namespace, "/", model, ":", tag, mark].concat();
+        let mut key = String::with_capacity(
+            host.len() + namespace.len() + model.len() + tag.len() + mark.len() + 3,
+        );
+        for part in [host, "/", namespace, "/", model, ":", tag, mark] {
+            key.push_str(part);
+        }
         key.make_ascii_lowercase();
         key
     }

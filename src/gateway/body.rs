@@ -60,7 +60,7 @@ pub(super) fn is_malformed(error: &Error) -> bool {
 
 /// The length that the client declared.
 pub(super) fn declared_length(session: &Session) -> Option<u64> {
-    session.get_header("content-length")?.to_str().ok()?.trim().parse().ok()
+    session.get_header(http::header::CONTENT_LENGTH)?.to_str().ok()?.trim().parse().ok()
 }
 
 /// Reads the body: at most `limit` bytes, within `time`, as `reservation` has room.
@@ -184,7 +184,7 @@ fn head_with_one_byte(session: &Session) -> BytesMut {
 /// the interim answer for an early one and would turn keep-alive off.
 pub(super) async fn send_continue(session: &mut Session) -> Result<()> {
     let old = session.req_header().version == http::Version::HTTP_10;
-    if !old && session.get_header("expect").is_some() {
+    if !old && session.get_header(http::header::EXPECT).is_some() {
         let keepalive = session.get_keepalive();
         session.write_continue_response().await?;
         session.set_keepalive(keepalive);

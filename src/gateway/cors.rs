@@ -35,6 +35,9 @@ const MAX_AGE: &str = "7200";
 
 /// The origin of the page that asks, if it is one that may.
 pub(super) fn allowed(headers: &HeaderMap, origins: &BTreeSet<String>) -> Option<HeaderValue> {
+    if origins.is_empty() {
+        return None;
+    }
     let mut given = headers.get_all(ORIGIN).iter();
     let (Some(origin), None) = (given.next(), given.next()) else { return None };
     origins.contains(origin.to_str().ok()?).then(|| origin.clone())

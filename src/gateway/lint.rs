@@ -68,17 +68,31 @@ pub(super) struct Line<'a> {
 
 /// Checks a head that ends in an empty line.
 pub(super) fn check(head: &[u8]) -> Result<Line<'_>, BadHead> {
-    if has_odd_line_end(head) {
-        return Err(BadHead::LineEnd);
+    match read(head) {
+        // a line that ends oddly may look like anything
+        Err(_) if has_odd_line_end(head) => Err(BadHead::LineEnd),
+        read => read,
     }
-    let mut lines = head.split(|byte| *byte == b'\n').map(|line| line.trim_suffix_cr());
-    let line = request_line(lines.next().unwrap_or_default())?;
+}
+
+/// No part of a line takes a carriage return, so none is overlooked inside of one.
+fn read(head: &[u8]) -> Result<Line<'_>, BadHead> {
+    let mut from = 0;
+    let mut lines = memchr::memchr_iter(b'\n', head).map(|end| {
+        let line = head.get(from..end).and_then(|line| line.strip_suffix(b"\r"));
+        from = end + 1;
+        line.ok_or(BadHead::LineEnd)
+    });
+    let (line, version) = request_line(lines.next().unwrap_or(Err(BadHead::Syntax))?)?;
     let mut seen = Seen::default();
-    for header in lines.take_while(|header| !header.is_empty()) {
-        seen.read(header)?;
+    for header in lines {
+        match header? {
+            b"" => break,
+            header => seen.read(header)?,
+        }
     }
-    seen.verdict(line.1)?;
-    Ok(line.0)
+    seen.verdict(version)?;
+    Ok(line)
 }
 
 /// What can be read of the request line of a head that is refused; empty where unreadable.
@@ -128,9 +142,12 @@ fn is_method(method: &str) -> bool {
 /// A fragment belongs to no request (RFC 9112, 3.2), and parsers drop it silently. What Pingora's
 /// own parser refuses has to be refused here, because there no hook would hear of it.
 fn is_path(target: &str) -> bool {
+    // what nobody could refuse need not be asked about
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-:".contains(&byte);
     target.starts_with('/')
-        && target.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#')
-        && PathAndQuery::try_from(target).is_ok()
+        && (target.bytes().all(plain)
+            || target.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#')
+                && PathAndQuery::try_from(target).is_ok())
 }
 
 fn without_query(target: &str) -> &str {
@@ -156,10 +173,10 @@ impl Seen {
         let (name, value) = header.split_at_checked(colon).ok_or(BadHead::Syntax)?;
         let value = value.get(1..).unwrap_or_default().trim_ascii();
         // an underscore twin of a header we trust would pass unseen to servers that fold both
-        if name.is_empty() || !all_are(NAME, name) {
+        if name.is_empty() || !is_name(name) {
             return Err(BadHead::HeaderName);
         }
-        if !all_are(VALUE, value) {
+        if !is_value(value) {
             return Err(BadHead::Syntax);
         }
         if name.eq_ignore_ascii_case(b"content-length") {
@@ -222,32 +239,31 @@ fn has_odd_line_end(head: &[u8]) -> bool {
     false
 }
 
-/// What a byte may be part of.
-const NAME: u8 = 1;
-const VALUE: u8 = 2;
-
-/// Every byte of every head is judged, so each costs one look into a table.
-const KINDS: [u8; 256] = {
-    let mut kinds = [0; 256];
-    let mut byte = 0_u8;
-    loop {
-        let name = if byte.is_ascii_alphanumeric() || byte == b'-' { NAME } else { 0 };
-        let value = if matches!(byte, b'\t' | 0x20..=0x7e | 0x80..) { VALUE } else { 0 };
-        // a constant cannot be built with an iterator
-        #[expect(clippy::indexing_slicing, reason = "a byte is always within 256 places")]
-        {
-            kinds[byte as usize] = name | value;
+/// Letters, digits and hyphens. Every byte of every head is judged, so each costs one look into a
+/// table.
+fn is_name(bytes: &[u8]) -> bool {
+    const NAMES: [bool; 256] = {
+        let mut names = [false; 256];
+        let mut byte = 0_u8;
+        loop {
+            // a constant cannot be built with an iterator
+            #[expect(clippy::indexing_slicing, reason = "a byte is always within 256 places")]
+            {
+                names[byte as usize] = byte.is_ascii_alphanumeric() || byte == b'-';
+            }
+            if byte == u8::MAX {
+                break names;
+            }
+            byte += 1;
         }
-        if byte == u8::MAX {
-            break kinds;
-        }
-        byte += 1;
-    }
-};
+    };
+    bytes.iter().all(|byte| NAMES.get(usize::from(*byte)).copied().unwrap_or_default())
+}
 
-fn all_are(kind: u8, bytes: &[u8]) -> bool {
-    let kind_of = |byte: &u8| KINDS.get(usize::from(*byte)).copied().unwrap_or_default();
-    bytes.iter().fold(kind, |common, byte| common & kind_of(byte)) == kind
+/// Anything but control characters; without a way out, so that many bytes are judged at once.
+fn is_value(bytes: &[u8]) -> bool {
+    let control = |byte: u8| (byte < b' ') & (byte != b'\t') | (byte == 0x7f);
+    !bytes.iter().fold(false, |any, byte| any | control(*byte))
 }
 
 trait TrimSuffix {
@@ -330,6 +346,16 @@ mod tests {
     fn a_head_of_a_thousand_headers_is_refused() {
         let head = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: 1\r\n".repeat(1000));
         assert_eq!(fault(&head), Some(BadHead::TooMany));
+    }
+
+    #[test]
+    fn no_byte_is_overlooked() {
+        for byte in 0..=u8::MAX {
+            let in_name = byte.is_ascii_alphanumeric() || byte == b'-';
+            assert_eq!(is_name(&[b'a', byte]), in_name, "{byte}");
+            let in_value = matches!(byte, b'\t' | 0x20..=0x7e | 0x80..);
+            assert_eq!(is_value(&[&[b'a'; 40][..], &[byte]].concat()), in_value, "{byte}");
+        }
     }
 
     proptest! {

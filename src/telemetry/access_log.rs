@@ -12,7 +12,7 @@ use jiff::Timestamp;
 
 use super::ACCESS;
 use crate::config::AccessFormat;
-use text::Fields;
+use text::{Fields, name};
 
 /// What one line says.
 #[derive(Debug)]
@@ -90,26 +90,26 @@ impl AccessLine<'_> {
 
     /// By hand: every request pays for it, and this costs a fifth of what `serde_json` takes.
     fn fill(&self, mut out: Fields) -> String {
-        out.time("time", self.time);
-        out.text("request_id", self.request_id);
-        out.address("client", self.client);
-        out.some(self.user_id, |out, id| out.signed("user_id", id));
-        out.some(self.key_id, |out, id| out.signed("key_id", id));
-        out.some(self.tier, |out, tier| out.text("tier", tier));
-        out.text("method", self.method);
-        out.text("route", self.route);
-        out.some(self.model, |out, model| out.text("model", model));
-        out.some(self.upstream, |out, name| out.text("upstream", name));
-        out.number("status", self.status.into());
-        out.number("bytes", self.bytes as u64);
-        out.some(self.tokens_in, |out, count| out.number("tokens_in", count));
-        out.some(self.tokens_out, |out, count| out.number("tokens_out", count));
-        out.some(self.auth, |out, took| out.milliseconds("auth_ms", took));
-        out.some(self.queue, |out, took| out.milliseconds("queue_ms", took));
-        out.some(self.first_byte, |out, took| out.milliseconds("first_byte_ms", took));
-        out.milliseconds("total_ms", self.total);
-        out.text("outcome", self.outcome);
-        out.some(self.cause, |out, cause| out.text("cause", cause));
+        out.time(name!("time"), self.time);
+        out.text(name!("request_id"), self.request_id);
+        out.address(name!("client"), self.client);
+        out.some(self.user_id, |out, id| out.signed(name!("user_id"), id));
+        out.some(self.key_id, |out, id| out.signed(name!("key_id"), id));
+        out.some(self.tier, |out, tier| out.text(name!("tier"), tier));
+        out.text(name!("method"), self.method);
+        out.text(name!("route"), self.route);
+        out.some(self.model, |out, model| out.text(name!("model"), model));
+        out.some(self.upstream, |out, name| out.text(name!("upstream"), name));
+        out.number(name!("status"), self.status.into());
+        out.number(name!("bytes"), self.bytes as u64);
+        out.some(self.tokens_in, |out, count| out.number(name!("tokens_in"), count));
+        out.some(self.tokens_out, |out, count| out.number(name!("tokens_out"), count));
+        out.some(self.auth, |out, took| out.milliseconds(name!("auth_ms"), took));
+        out.some(self.queue, |out, took| out.milliseconds(name!("queue_ms"), took));
+        out.some(self.first_byte, |out, took| out.milliseconds(name!("first_byte_ms"), took));
+        out.milliseconds(name!("total_ms"), self.total);
+        out.text(name!("outcome"), self.outcome);
+        out.some(self.cause, |out, cause| out.text(name!("cause"), cause));
         out.finish()
     }
 }

@@ -80,10 +80,11 @@ impl Lines {
 
     /// Takes a line without its end, or drops it.
     pub(super) fn take(&self, text: fmt::Arguments<'_>) {
-        let mut line = Vec::with_capacity(USUAL);
+        let mut line = String::with_capacity(USUAL);
         // memory takes whatever is written to it
-        let _ = writeln!(line, "{text}");
-        self.push(line);
+        let _ = fmt::Write::write_fmt(&mut line, text);
+        line.push('\n');
+        self.push(line.into_bytes());
     }
 
     fn push(&self, line: Vec<u8>) {

@@ -10,7 +10,8 @@ use crate::config::{Timeouts, Upstream};
 /// What Pingora wants to know of an instance.
 pub type Peer = HttpPeer;
 
-/// A pooled connection that idles for longer is closed. Ollama itself never closes idle ones.
+/// A pooled connection to another machine that idles for longer is closed: what stands between
+/// may forget it without a word. Ollama itself never closes idle ones.
 const POOL_IDLE: Duration = Duration::from_secs(60);
 
 /// The prototype that every request to this instance clones. Names are resolved here, off the
@@ -28,14 +29,16 @@ pub fn prototype(
         log::warn!("{error}{}", known.map_or("", |_| ": the last address stays in use"));
         known.ok_or(error)
     })?;
-    let mut peer = HttpPeer::new(address, config.tls, config.host.clone());
+    // without TLS nobody asks for the name, and every request would copy it
+    let name = if config.tls { config.host.clone() } else { String::new() };
+    let mut peer = HttpPeer::new(address, config.tls, name);
     let options = &mut peer.options;
     options.connection_timeout = Some(timeouts.connect);
     options.total_connection_timeout = Some(timeouts.connect * 2);
     // for requests without a watchdog: see `watched`
     options.read_timeout = Some(timeouts.first_byte.max(timeouts.idle) + Duration::from_secs(5));
     options.write_timeout = Some(timeouts.body);
-    options.idle_timeout = Some(POOL_IDLE);
+    options.idle_timeout = (!address.ip().is_loopback()).then_some(POOL_IDLE);
     // the head is built from an allow-list before Pingora sees it: nothing is left to take away
     options.http_upstream_request_policy = HttpUpstreamRequestPolicy::preserve();
     Ok(peer)

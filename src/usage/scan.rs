@@ -78,7 +78,13 @@ pub(super) enum Value<'a> {
 impl Value<'_> {
     pub(super) fn number(&self) -> Option<u64> {
         match self {
-            Self::Bare(digits) => std::str::from_utf8(digits).ok()?.parse().ok(),
+            Self::Bare(digits) if !digits.is_empty() => {
+                digits.iter().try_fold(0_u64, |number, byte| {
+                    let digit = byte.wrapping_sub(b'0');
+                    (digit < 10).then_some(())?;
+                    number.checked_mul(10)?.checked_add(digit.into())
+                })
+            }
             _ => None,
         }
     }
@@ -308,6 +314,9 @@ fn cut(word: &[u8]) -> &[u8] {
     word.get(..=WORD).unwrap_or(word)
 }
 
+/// Bytes of a string that are looked at one by one.
+const SHORT: usize = 20;
+
 /// How a string's part in a piece ended.
 enum End {
     Piece { escaped: bool },
@@ -318,6 +327,15 @@ enum End {
 fn string_part(mut escaped: bool, piece: &[u8]) -> (usize, End) {
     let mut from = usize::from(escaped && !piece.is_empty());
     escaped &= piece.is_empty();
+    if from == 0 {
+        // most strings are names, too short for a search to pay
+        let short = piece.iter().take(SHORT).position(|byte| matches!(byte, b'"' | b'\\'));
+        match short.and_then(|at| Some((at, *piece.get(at)?))) {
+            Some((at, b'"')) => return (at + 1, End::String),
+            Some((at, _)) => from = at,
+            None => from = SHORT.min(piece.len()),
+        }
+    }
     while let Some(at) = piece.get(from..).and_then(|rest| memchr2(b'"', b'\\', rest)) {
         let at = from + at;
         if piece.get(at) == Some(&b'"') {

@@ -16,6 +16,23 @@ pub(super) struct Fields {
     numbers: itoa::Buffer,
 }
 
+/// A field's name with all that stands around it, since two writes cost more than a longer one.
+pub(super) struct Name {
+    pub json: &'static str,
+    pub pair: &'static str,
+}
+
+/// The [`Name`] of a field.
+macro_rules! name {
+    ($name:literal) => {
+        $crate::telemetry::access_log::text::Name {
+            json: concat!(",\"", $name, "\":"),
+            pair: concat!(" ", $name, "="),
+        }
+    };
+}
+pub(super) use name;
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Form {
     /// A JSON object, as `serde_json` writes it.
@@ -55,10 +72,11 @@ impl Fields {
     }
 
     /// Adds a text, escaped.
-    pub(super) fn text(&mut self, name: &str, value: &str) {
+    pub(super) fn text(&mut self, name: Name, value: &str) {
         self.name(name);
         let harmless = match self.form {
-            Form::Json => value.bytes().all(is_literal),
+            // without a way out, so that many bytes are judged at once
+            Form::Json => value.bytes().fold(true, |all, byte| all & is_literal(byte)),
             Form::Pairs => !value.is_empty() && value.bytes().all(is_plain),
         };
         match harmless {
@@ -69,19 +87,19 @@ impl Fields {
     }
 
     /// Adds a count.
-    pub(super) fn number(&mut self, name: &str, value: u64) {
+    pub(super) fn number(&mut self, name: Name, value: u64) {
         self.name(name);
         self.digits(value);
     }
 
     /// Adds a number of a database.
-    pub(super) fn signed(&mut self, name: &str, value: i64) {
+    pub(super) fn signed(&mut self, name: Name, value: i64) {
         self.name(name);
         self.out.push_str(self.numbers.format(value));
     }
 
     /// Adds milliseconds, to the microsecond, always with a point.
-    pub(super) fn milliseconds(&mut self, name: &str, value: Duration) {
+    pub(super) fn milliseconds(&mut self, name: Name, value: Duration) {
         self.name(name);
         let micros = u64::try_from(value.as_micros()).unwrap_or(u64::MAX);
         self.digits(micros / 1000);
@@ -97,7 +115,7 @@ impl Fields {
     }
 
     /// Adds an address.
-    pub(super) fn address(&mut self, name: &str, value: IpAddr) {
+    pub(super) fn address(&mut self, name: Name, value: IpAddr) {
         self.name(name);
         self.quote();
         match value {
@@ -116,51 +134,45 @@ impl Fields {
     }
 
     /// Adds a moment, in UTC, to the millisecond.
-    pub(super) fn time(&mut self, name: &str, value: Timestamp) {
+    pub(super) fn time(&mut self, name: Name, value: Timestamp) {
         self.name(name);
         self.quote();
         let ms = value.as_millisecond();
         let (days, in_day) = (ms.div_euclid(DAY), ms.rem_euclid(DAY).unsigned_abs());
         match date(days) {
             Some((year, month, day)) => {
-                self.pair(year / 100);
-                self.pair(year % 100);
-                for (before, number) in [
-                    ('-', month),
-                    ('-', day),
-                    ('T', in_day / 3_600_000),
-                    (':', in_day / 60_000 % 60),
-                    (':', in_day / 1000 % 60),
-                ] {
-                    self.out.push(before);
-                    self.pair(number);
-                }
-                self.out.push('.');
-                self.out.push(digit(in_day / 100 % 10));
-                self.pair(in_day % 100);
-                self.out.push('Z');
+                let [y1, y2] = pair(year / 100);
+                let [y3, y4] = pair(year % 100);
+                let ([mo1, mo2], [d1, d2]) = (pair(month), pair(day));
+                let [h1, h2] = pair(in_day / 3_600_000);
+                let [m1, m2] = pair(in_day / 60_000 % 60);
+                let [s1, s2] = pair(in_day / 1000 % 60);
+                let ([_, f1], [f2, f3]) = (pair(in_day / 100 % 10), pair(in_day % 100));
+                let text = [
+                    y1, y2, y3, y4, b'-', mo1, mo2, b'-', d1, d2, b'T', h1, h2, b':', m1, m2, b':',
+                    s1, s2, b'.', f1, f2, f3, b'Z',
+                ];
+                // digits are text
+                self.out.push_str(str::from_utf8(&text).unwrap_or_default());
             }
             None => _ = write!(self.out, "{value:.3}"),
         }
         self.quote();
     }
 
-    fn name(&mut self, name: &str) {
-        let first = self.out.is_empty();
-        match self.form {
-            Form::Json => {
-                self.out.push_str(if first { "{\"" } else { ",\"" });
-                self.out.push_str(name);
-                self.out.push_str("\":");
-            }
-            Form::Pairs => {
-                if !first {
-                    self.out.push(' ');
-                }
-                self.out.push_str(name);
-                self.out.push('=');
-            }
+    fn name(&mut self, name: Name) {
+        let name = match self.form {
+            Form::Json => name.json,
+            Form::Pairs => name.pair,
+        };
+        if !self.out.is_empty() {
+            return self.out.push_str(name);
         }
+        // nothing stands before the first
+        if self.form == Form::Json {
+            self.out.push('{');
+        }
+        self.out.push_str(name.get(1..).unwrap_or(name));
     }
 
     fn literal(&mut self, value: &str) {
@@ -178,21 +190,20 @@ impl Fields {
     fn digits(&mut self, value: u64) {
         self.out.push_str(self.numbers.format(value));
     }
-
-    /// Two digits.
-    fn pair(&mut self, value: u64) {
-        self.out.push(digit(value / 10));
-        self.out.push(digit(value % 10));
-    }
 }
 
 fn digit(value: u64) -> char {
     char::from(b'0' + (value % 10) as u8)
 }
 
+/// Two digits.
+fn pair(value: u64) -> [u8; 2] {
+    [b'0' + (value / 10 % 10) as u8, b'0' + (value % 10) as u8]
+}
+
 /// What needs no escape in JSON.
 fn is_literal(byte: u8) -> bool {
-    byte >= 0x20 && byte != b'"' && byte != b'\\'
+    (byte >= 0x20) & (byte != b'"') & (byte != b'\\')
 }
 
 /// What needs no quotes in a pair.
