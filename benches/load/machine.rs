@@ -19,8 +19,8 @@ pub fn open_files() -> u64 {
     line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or_default()
 }
 
-/// The beginning of the results: machine, versions, commands.
-pub fn heading() -> String {
+/// The beginning of results: machine and versions.
+pub fn heading(title: &str) -> String {
     let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpu
         .lines()
@@ -28,10 +28,7 @@ pub fn heading() -> String {
         .and_then(|line| line.split_once(": ").map(|(_, name)| name.to_owned()));
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    let mut out = "# Load test\n\n\
-        `make bench` (all of it, up to 15 minutes) or `make bench QUICK=1` (one short round) writes\n\
-        this file. Proxies, backend and load share one machine; trust ratios more than numbers, and\n\
-        instructions more than times.\n\n".to_owned();
+    let mut out = format!("# {title}\n\n");
     let _ = writeln!(
         out,
         "- {} × {}, Linux {}, load average at the end {}",

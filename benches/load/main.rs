@@ -13,11 +13,14 @@
 mod backend;
 mod bare;
 mod client;
+mod drills;
 mod instructions;
 mod machine;
 mod peers;
+mod process;
 mod report;
 mod scenes;
+mod tls;
 
 use std::time::{Duration, Instant};
 
@@ -54,7 +57,10 @@ fn main() -> Result<()> {
         [] => compare(&Extent::full()),
         ["quick"] => compare(&Extent::quick()),
         ["instructions"] => count(&Extent::full()),
-        _ => bail!("usage: load [quick | instructions]"),
+        ["instructions", "quick"] => count(&Extent::quick()),
+        ["drills"] => runtime()?.block_on(drills::run(false)),
+        ["drills", "quick"] => runtime()?.block_on(drills::run(true)),
+        _ => bail!("usage: load [quick | instructions [quick] | drills [quick]]"),
     }
 }
 
@@ -109,8 +115,10 @@ fn compare(extent: &Extent) -> Result<()> {
         rounds += 1;
     }
     let text = format!(
-        "{}{} rounds, {} threads each, in {} s.\n\n{}",
-        machine::heading(),
+        "{}`make bench` (all of it, up to 15 minutes) or `make bench QUICK=1` (one short round) writes\n\
+         this file. Proxies, backend and load share one machine; trust ratios more than numbers, and\n\
+         instructions more than times.\n\n{} rounds, {} threads each, in {} s.\n\n{}",
+        machine::heading("Load test"),
         rounds,
         stage.threads,
         begun.elapsed().as_secs(),

@@ -1,20 +1,17 @@
 //! What is compared: each proxy as a process of its own, with a configuration of its own.
 
-use std::fs::{self, File};
+use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use rustls::pki_types::CertificateDer;
-use rustls::{ClientConfig, RootCertStore};
 use serde_json::Value;
-use tokio_rustls::TlsConnector;
 
 use crate::client::Target;
+use crate::process::{Process, Running};
+use crate::tls::Tls;
 
 /// What a run compares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -155,9 +152,9 @@ impl Stage {
         };
         let log = self.path(&format!("{}.log", peer.name()));
         let process = command.map(|command| Process::start(wrap(command, wrapper), &log));
-        let tls = peer.is_tls().then(|| self.tls.connector.clone());
+        let tls = peer.is_tls().then(|| self.tls.connector()).transpose()?;
         let target = Target { address, key, tls };
-        let running = Running { target, process: process.transpose()? };
+        let running = Running { target, process: process.transpose()?, successor: None };
         wait_until_ready(peer, &running.target).with_context(|| {
             format!(
                 "{} does not answer: {}",
@@ -265,41 +262,6 @@ impl Stage {
     }
 }
 
-/// A certificate for this machine, and who believes it.
-pub struct Tls {
-    /// The certificate.
-    pub cert: PathBuf,
-    /// Its key.
-    pub key: PathBuf,
-    connector: TlsConnector,
-}
-
-impl Tls {
-    fn new(directory: &Path) -> Result<Self> {
-        let made = rcgen::generate_simple_self_signed([Ipv4Addr::LOCALHOST.to_string()])?;
-        let tls = Self {
-            cert: directory.join("cert.pem"),
-            key: directory.join("key.pem"),
-            connector: TlsConnector::from(believing(made.cert.der().clone())?),
-        };
-        fs::write(&tls.cert, made.cert.pem())?;
-        fs::write(&tls.key, made.signing_key.serialize_pem())?;
-        Ok(tls)
-    }
-}
-
-/// A client that believes this certificate and no other.
-pub fn believing(certificate: CertificateDer<'static>) -> Result<Arc<ClientConfig>> {
-    let mut roots = RootCertStore::empty();
-    roots.add(certificate)?;
-    let config =
-        ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-    Ok(Arc::new(config))
-}
-
 fn show(path: &Path) -> &str {
     path.to_str().unwrap_or_default()
 }
@@ -314,94 +276,6 @@ fn wrap(command: Command, wrapper: &[String]) -> Command {
     let mut wrapped = Command::new(program);
     wrapped.args(arguments).arg(command.get_program()).args(command.get_args());
     wrapped
-}
-
-/// A proxy that answers.
-pub struct Running {
-    /// Where it listens, and the key that it accepts.
-    pub target: Target,
-    process: Option<Process>,
-}
-
-impl Running {
-    /// CPU time of its processes so far, in seconds; zero for no proxy.
-    pub fn cpu(&self) -> f64 {
-        self.pids().iter().filter_map(|pid| cpu_of(*pid)).sum()
-    }
-
-    /// Memory of its processes, in bytes, what they share with each other counted once.
-    pub fn memory(&self) -> u64 {
-        self.pids().iter().filter_map(|pid| memory_of(*pid)).sum()
-    }
-
-    fn pids(&self) -> Vec<u32> {
-        let Some(process) = &self.process else { return Vec::new() };
-        let mut pids = vec![process.0.id()];
-        let children = format!("/proc/{0}/task/{0}/children", process.0.id());
-        let children = fs::read_to_string(children).unwrap_or_default();
-        pids.extend(children.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
-        pids
-    }
-
-    /// Tells it to stop, and waits for its end.
-    pub fn stop(mut self) -> Result<()> {
-        self.process.take().map_or(Ok(()), Process::stop)
-    }
-}
-
-/// User and system time, from `/proc/PID/stat`, in seconds.
-fn cpu_of(pid: u32) -> Option<f64> {
-    /// `sysconf(_SC_CLK_TCK)`, which is 100 on every Linux that this runs on.
-    const TICKS: f64 = 100.0;
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
-    let ticks = fields.next()?.parse::<u32>().ok()? + fields.next()?.parse::<u32>().ok()?;
-    Some(f64::from(ticks) / TICKS)
-}
-
-/// Proportional set size where the kernel tells it, else resident set size.
-fn memory_of(pid: u32) -> Option<u64> {
-    let field = |file: &str, name: &str| {
-        let text = fs::read_to_string(format!("/proc/{pid}/{file}")).ok()?;
-        let line = text.lines().find_map(|line| line.strip_prefix(name).map(str::to_owned))?;
-        line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib * 1024)
-    };
-    field("smaps_rollup", "Pss:").or_else(|| field("status", "VmRSS:"))
-}
-
-/// A child that does not outlive its owner.
-struct Process(Child);
-
-impl Process {
-    fn start(mut command: Command, log: &Path) -> Result<Self> {
-        let log = File::create(log)?;
-        let name = format!("{:?}", command.get_program());
-        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        // a group of its own: an interrupt at the terminal ends the bench, which ends this
-        command.process_group(0);
-        Ok(Self(command.spawn().with_context(|| format!("cannot start {name}"))?))
-    }
-
-    fn stop(mut self) -> Result<()> {
-        let pid = self.0.id().to_string();
-        Command::new("kill").args(["-TERM", &pid]).status()?;
-        let begun = Instant::now();
-        while begun.elapsed() < Duration::from_secs(20) {
-            if self.0.try_wait()?.is_some() {
-                return Ok(());
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        bail!("a proxy does not stop")
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // a child that is gone already is no error
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 /// A port that nobody listens on.

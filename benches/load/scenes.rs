@@ -7,7 +7,8 @@ use futures_util::future::try_join_all;
 use tokio::time::{Instant, sleep};
 
 use crate::client::{Bound, Streaming, Target, closed_loop, open_loop};
-use crate::peers::{Peer, Running, Stage};
+use crate::peers::{Peer, Stage};
+use crate::process::Running;
 use crate::report::{Metric, Results};
 
 const KIB: f64 = 1024.0;
