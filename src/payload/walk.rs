@@ -64,7 +64,7 @@ pub(crate) fn each_field<'a>(
 ) -> Result<(), BadPayload> {
     let mut seen = Seen::default();
     let mut visit = |name: Cow<'a, str>, value: &'a str| {
-        seen.note(&name)?;
+        seen.note(name.clone())?;
         // `value` is a part of `text`: the distance of their addresses is its place
         let start = value.as_ptr().addr() - text.as_ptr().addr();
         visit(Field { name, value, start })
@@ -100,18 +100,16 @@ struct Seen<'a> {
 }
 
 impl<'a> Seen<'a> {
-    fn note(&mut self, name: &Cow<'a, str>) -> Result<(), BadPayload> {
+    fn note(&mut self, name: Cow<'a, str>) -> Result<(), BadPayload> {
         const FIRST: usize = 16;
-        if self.first.contains(name) {
-            return Err(BadPayload::Twice(shown(name)));
+        if self.first.contains(&name) || self.rest.contains(&name) {
+            return Err(BadPayload::Twice(shown(&name)));
         }
         if self.first.len() < FIRST {
-            self.first.push(name.clone());
+            self.first.push(name);
             return Ok(());
         }
-        if !self.rest.insert(name.clone()) {
-            return Err(BadPayload::Twice(shown(name)));
-        }
+        self.rest.insert(name);
         match self.rest.len() > MAX_FIELDS - FIRST {
             true => Err(BadPayload::TooManyFields),
             false => Ok(()),

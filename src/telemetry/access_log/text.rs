@@ -17,6 +17,7 @@ pub(super) struct Fields {
 }
 
 /// A field's name with all that stands around it, since two writes cost more than a longer one.
+#[derive(Clone, Copy)]
 pub(super) struct Name {
     pub json: &'static str,
     pub pair: &'static str,
