@@ -60,8 +60,11 @@ pub struct Config {
 impl Config {
     /// Keys in which `other` differs and which are read only when a process starts.
     pub fn needing_restart(&self, other: &Self) -> Vec<&'static str> {
+        let mut sockets = self.listen.iter().zip(&other.listen);
+        let same_sockets = self.listen.len() == other.listen.len()
+            && sockets.all(|(one, another)| one.is_same(another));
         let rows = [
-            ("listen", self.listen != other.listen),
+            ("listen", !same_sockets),
             ("state_dir", self.state_dir != other.state_dir),
             ("database", self.database != other.database),
             ("auth.max_stale", self.auth.max_stale != other.auth.max_stale),
@@ -82,6 +85,16 @@ pub struct Listen {
     /// Balancers, the only ones that may connect: each connection begins with their PROXY header,
     /// which names the client. `None` is everybody, without such a header.
     pub balancers: Option<Vec<IpNet>>,
+}
+
+impl Listen {
+    /// Whether both are one socket that asks the same of its clients. Which files a certificate is
+    /// in does not matter: a reload takes others.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.address == other.address
+            && self.tls.is_some() == other.tls.is_some()
+            && self.balancers == other.balancers
+    }
 }
 
 /// The files of a certificate and its key, both PEM. They are read by whoever needs what is in

@@ -43,7 +43,7 @@ use crate::store::Store;
 use crate::telemetry::Logs;
 use crate::telemetry::metrics::{self, Metrics};
 use crate::upstream::health;
-use certificate::Certificate;
+use certificate::{Certificate, Certificates};
 use ending::{Ending, Last};
 use handover::{Inherited, Program};
 use signals::{Order, Signals};
@@ -64,7 +64,7 @@ pub fn serve(config: Config, file: PathBuf) -> anyhow::Result<()> {
     }
     prepare_tls();
     raise_file_limit(config.limits.connections);
-    let certificates = certificates(&config)?;
+    let certificates = Certificates::load(&config)?;
     let mut inherited = Inherited::receive()?;
     let sockets = Sockets::open(&config, &mut inherited)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -98,14 +98,6 @@ fn raise_file_limit(connections: usize) {
     }
 }
 
-/// The certificate of each listener that has one, in their order.
-type Certificates = Vec<Option<Arc<Certificate>>>;
-
-fn certificates(config: &Config) -> anyhow::Result<Certificates> {
-    let load = |listen: &Listen| listen.tls.as_ref().map(Certificate::load).transpose();
-    Ok(config.listen.iter().map(load).collect::<Result<_, _>>()?)
-}
-
 /// What a gateway starts with.
 struct Start<'l> {
     config: Config,
@@ -125,8 +117,8 @@ async fn run(start: Start<'_>, sockets: Sockets) -> anyhow::Result<()> {
     let (end, ending) = watch::channel(false);
     let changes = FileWatch::new(&start.file);
     let Start { config, file, logs, certificates, mut inherited, program } = start;
-    let doors = entrances(&config, certificates, &ending)?;
-    let settings = (config, file, logs);
+    let doors = entrances(&config, certificates.clone(), &ending)?;
+    let settings = (config, file, logs, certificates);
     let assembled = assemble(settings, doors, (staged, ending.clone())).await?;
     let Assembled { fronts, gauges, live, reloader, metrics, sources } = assembled;
     // a successor knows its instances before it serves: nobody is refused in between
@@ -228,7 +220,7 @@ fn entrances(
         });
         Ok(Entrance::new(tls.transpose()?, listen.balancers.clone()))
     };
-    config.listen.iter().zip(certificates).map(entrance).collect()
+    config.listen.iter().zip(certificates.into_each()).map(entrance).collect()
 }
 
 /// Rereads the configuration when its file changes and when `SIGHUP` says so, for ever.
@@ -254,7 +246,7 @@ fn keep_up(
 
 /// The gateway with everything that it needs, watching for revocations.
 async fn assemble(
-    (config, file, logs): (Config, PathBuf, &Logs),
+    (config, file, logs, certificates): (Config, PathBuf, &Logs, Certificates),
     doors: Vec<Entrance>,
     (stage, ending): (watch::Receiver<Stage>, watch::Receiver<bool>),
 ) -> anyhow::Result<Assembled> {
@@ -287,9 +279,15 @@ async fn assemble(
     let proxy = http_proxy(&conf, gateway);
     let fronts = Front::all(doors, proxy, (&live, &metrics), &connections, &stage);
     let client = health::client()?;
-    let (live_too, logging) = (Arc::clone(&live), logs.logging());
-    let parts = reload::Parts { file, live: live_too, scheduler, logging, client, ending };
-    let reloader = Arc::new(Reloader::new(parts));
+    let reloader = Arc::new(Reloader::new(reload::Parts {
+        file,
+        live: Arc::clone(&live),
+        scheduler,
+        certificates: Arc::new(certificates),
+        logging: logs.logging(),
+        client,
+        ending,
+    }));
     Ok(Assembled { fronts, gauges, live, reloader, metrics, sources })
 }
 

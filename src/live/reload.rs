@@ -14,6 +14,18 @@ use crate::upstream::health::Prober;
 use crate::upstream::peer::PeerError;
 use crate::upstream::{Fleet, Instance};
 
+/// Puts what was prepared in force.
+pub type Switch = Box<dyn FnOnce() + Send>;
+
+/// What listeners prove their names with.
+pub trait Renewal: Send + Sync {
+    /// Reads the certificates that are in other files by this configuration. Reading blocks.
+    ///
+    /// # Errors
+    /// What is wrong with one of them, with the line that names it.
+    fn prepare(&self, config: &Config) -> Result<Switch, String>;
+}
+
 /// Rereads the configuration on request.
 pub struct Reloader {
     parts: Parts,
@@ -31,6 +43,8 @@ pub struct Parts {
     pub live: Arc<Live>,
     /// Gives seats.
     pub scheduler: Arc<Scheduler>,
+    /// What listeners prove their names with.
+    pub certificates: Arc<dyn Renewal>,
     /// The level of the log.
     pub logging: Logging,
     /// For the probes of new instances.
@@ -54,6 +68,9 @@ pub enum Rejected {
     /// An instance's host has no address.
     #[error(transparent)]
     Address(#[from] PeerError),
+    /// A listener's certificate cannot serve.
+    #[error("{0}")]
+    Certificate(String),
     /// The file has mistakes.
     #[error(transparent)]
     File(#[from] Problems),
@@ -113,7 +130,7 @@ impl Reloader {
 
     async fn apply(&self) -> Result<Applied, Rejected> {
         let Parts { live, scheduler, logging, .. } = &self.parts;
-        let (config, fleet) = self.read().await?;
+        let (config, fleet, switch_certificates) = self.read().await?;
         let before = Arc::clone(&live.load().fleet);
         let is_new = |it: &&Arc<Instance>| before.configured(it.id).is_none();
         let new = fleet.instances().iter().filter(is_new);
@@ -124,6 +141,7 @@ impl Reloader {
         // requests must find an instance before the scheduler seats anybody there
         let generation = Generation { config: Arc::new(config), fleet: Arc::clone(&fleet) };
         live.put(generation);
+        switch_certificates();
         let mut posts = fleet.posts();
         for (prober, facts) in &probers {
             let post = posts.iter_mut().find(|post| post.id == prober.id());
@@ -144,14 +162,16 @@ impl Reloader {
     }
 
     /// Reads the file and finds its instances, off the threads that serve.
-    async fn read(&self) -> Result<(Config, Arc<Fleet>), Rejected> {
+    async fn read(&self) -> Result<(Config, Arc<Fleet>, Switch), Rejected> {
         let file = self.parts.file.clone();
         let before = Arc::clone(&self.parts.live.load().fleet);
         let scheduler = Arc::clone(&self.parts.scheduler);
+        let certificates = Arc::clone(&self.parts.certificates);
         let reading = tokio::task::spawn_blocking(move || {
             let config = Config::load(&file, &|name| std::env::var(name).ok())?;
+            let switch = certificates.prepare(&config).map_err(Rejected::Certificate)?;
             let fleet = before.successor(&config, |id| scheduler.knows(id))?;
-            Ok((config, Arc::new(fleet)))
+            Ok((config, Arc::new(fleet), switch))
         });
         reading.await.unwrap_or(Err(Rejected::Stopping))
     }

@@ -2,6 +2,7 @@
 //!
 //! Whoever renews a certificate replaces two files, one after the other, and never at the same
 //! instant: so files are read once they have rested, and a pair that does not fit changes nothing.
+//! A reload of the configuration may name other files.
 
 use std::fs::{File, Metadata};
 use std::io::Read as _;
@@ -22,7 +23,8 @@ use rustls::version::{TLS12, TLS13};
 use tokio::sync::watch;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use crate::config::{Config, TlsFiles};
+use crate::config::{Config, Listen, TlsFiles};
+use crate::live::reload::{Renewal, Switch};
 
 /// How often the files are looked at, and how long they have to rest before they are read.
 const LOOK: Duration = Duration::from_millis(500);
@@ -34,7 +36,7 @@ const RENEW: Duration = Duration::from_secs(7 * 24 * 3600);
 /// A certificate in use.
 #[derive(Debug)]
 pub(super) struct Certificate {
-    files: TlsFiles,
+    files: ArcSwap<TlsFiles>,
     /// What the files looked like just before they were read at first.
     seen: Stamp,
     current: ArcSwap<CertifiedKey>,
@@ -64,7 +66,7 @@ impl Certificate {
     pub(super) fn load(files: &TlsFiles) -> Result<Arc<Self>, BadCertificate> {
         let seen = Stamp::of(files);
         let current = ArcSwap::from_pointee(read(files)?);
-        Ok(Arc::new(Self { files: files.clone(), seen, current }))
+        Ok(Arc::new(Self { files: ArcSwap::from_pointee(files.clone()), seen, current }))
     }
 
     /// TLS 1.2 and 1.3 with this certificate, HTTP/2 before HTTP/1.1.
@@ -88,7 +90,7 @@ impl Certificate {
                 _ = ending.wait_for(|over| *over) => return,
             }
             let own = Arc::clone(&self);
-            let looked = tokio::task::spawn_blocking(move || Stamp::of(&own.files)).await;
+            let looked = tokio::task::spawn_blocking(move || Stamp::of(&own.files.load())).await;
             let Ok(now) = looked else { continue };
             let rested = std::mem::replace(&mut before, now.clone()) == now;
             if rested && now != seen {
@@ -101,10 +103,11 @@ impl Certificate {
     }
 
     fn reload(&self) {
-        match read(&self.files) {
+        let files = self.files.load();
+        match read(&files) {
             Ok(new) => {
                 self.current.store(Arc::new(new));
-                log::info!("certificate reread: {}", self.files.cert.display());
+                log::info!("certificate reread: {}", files.cert.display());
             }
             Err(bad) => log::warn!("the certificate in use stays: {bad}"),
         }
@@ -114,6 +117,48 @@ impl Certificate {
 impl ResolvesServerCert for Certificate {
     fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         Some(self.current.load_full())
+    }
+}
+
+/// The certificate of each listener that has one, in their order.
+#[derive(Clone)]
+pub(super) struct Certificates(Vec<Option<Arc<Certificate>>>);
+
+impl Certificates {
+    /// Reads those of all listeners.
+    ///
+    /// # Errors
+    /// One of them cannot serve.
+    pub(super) fn load(config: &Config) -> Result<Self, BadCertificate> {
+        let load = |listen: &Listen| listen.tls.as_ref().map(Certificate::load).transpose();
+        Ok(Self(config.listen.iter().map(load).collect::<Result<_, _>>()?))
+    }
+
+    /// Each of them.
+    pub(super) fn into_each(self) -> impl Iterator<Item = Option<Arc<Certificate>>> {
+        self.0.into_iter()
+    }
+}
+
+impl Renewal for Certificates {
+    fn prepare(&self, config: &Config) -> Result<Switch, String> {
+        let mut ready = Vec::new();
+        for (certificate, listen) in self.0.iter().zip(&config.listen) {
+            let (Some(certificate), Some(files)) = (certificate, &listen.tls) else { continue };
+            let now = certificate.files.load();
+            if (&now.cert, &now.key) != (&files.cert, &files.key) {
+                let pair = read(files).map_err(|bad| bad.to_string())?;
+                ready.push((Arc::clone(certificate), files.clone(), pair));
+            }
+        }
+        Ok(Box::new(move || {
+            for (certificate, files, pair) in ready {
+                log::info!("certificate read: {}", files.cert.display());
+                // in this order: whoever looks after the files rereads them if they are others
+                certificate.files.store(Arc::new(files));
+                certificate.current.store(Arc::new(pair));
+            }
+        }))
     }
 }
 

@@ -94,3 +94,47 @@ fn a_pair_that_does_not_fit_is_reported_once_and_the_old_one_stays() {
     eventually("the good one is back", || house.gateway.log().iter().any(reread));
     assert_eq!((warned("tls.key: "), warned("tls.cert: ")), (1, 2));
 }
+
+/// Changes the configuration and waits until the log has this line once more.
+fn change(house: &House, old: &str, new: &str, line: &str) {
+    let file = house.gateway.home().path().join("usher.yaml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    assert!(text.contains(old), "{old} in {text}");
+    let count = || house.gateway.log().iter().filter(|it| it.contains(line)).count();
+    let before = count();
+    let beside = file.with_extension("new");
+    std::fs::write(&beside, text.replace(old, new)).unwrap();
+    std::fs::rename(beside, file).unwrap();
+    eventually(&format!("`{line}` in the log"), || count() > before);
+}
+
+#[test]
+fn a_reload_takes_a_certificate_in_other_files_and_nothing_needs_a_restart() {
+    let house = House::open();
+    let other = Identity::new();
+    let before = house.identity.fingerprint();
+    assert_eq!(shown(&house), before);
+    change(&house, &house.identity.setting(), &other.setting(), "usher.yaml is in force");
+    assert_eq!(shown(&house), other.fingerprint());
+    assert!(!house.gateway.log().iter().any(|line| line.contains("needs a restart")));
+    // from now on these are the files that are followed
+    other.renew();
+    let after = other.fingerprint();
+    eventually("the renewed one is seen", || shown(&house) == after);
+}
+
+#[test]
+fn a_reload_with_a_certificate_that_cannot_serve_changes_nothing() {
+    let house = House::open();
+    let (good, bad) = (Identity::new(), Identity::expired());
+    let before = house.identity.fingerprint();
+    change(&house, &house.identity.setting(), &bad.setting(), "was not taken");
+    let log = house.gateway.log();
+    assert!(
+        log.iter().any(|line| line.contains("tls.cert: ") && line.contains("expired")),
+        "{log:#?}"
+    );
+    assert_eq!(shown(&house), before);
+    change(&house, &bad.setting(), &good.setting(), "usher.yaml is in force");
+    assert_eq!(shown(&house), good.fingerprint());
+}
