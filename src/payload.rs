@@ -6,6 +6,7 @@
 
 mod estimate;
 mod form;
+pub(crate) mod quote;
 mod sound;
 pub(crate) mod walk;
 

@@ -339,6 +339,11 @@ pub(super) async fn wait_for_seat(
     ctx: &mut Ctx,
     ticket: Ticket,
 ) -> Result<Seat, Stop> {
+    if ticket.is_seated() {
+        // whoever leaves in this very moment is noticed on the way to the instance
+        ctx.timings.queue.get_or_insert_default();
+        return Ok(ticket.seat().await);
+    }
     let begun = Instant::now();
     let body_done = session.is_body_done();
     let patience = ctx.max_wait.saturating_sub(ctx.timings.queue.unwrap_or_default());

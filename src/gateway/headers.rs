@@ -161,7 +161,7 @@ fn server_timing(ctx: &Ctx) -> HeaderValue {
         out.push_str(digits.format(micros as u64 / 1000));
         out.push('.');
         // a thousand more makes three digits, zeros in front included
-        out.extend(digits.format(micros as u64 % 1000 + 1000).chars().skip(1));
+        out.push_str(digits.format(micros as u64 % 1000 + 1000).get(1..).unwrap_or_default());
     }
     HeaderValue::try_from(out).unwrap_or(HeaderValue::from_static("auth;dur=0"))
 }

@@ -263,7 +263,7 @@ fn is_name(bytes: &[u8]) -> bool {
 /// Anything but control characters; without a way out, so that many bytes are judged at once.
 fn is_value(bytes: &[u8]) -> bool {
     let control = |byte: u8| (byte < b' ') & (byte != b'\t') | (byte == 0x7f);
-    !bytes.iter().fold(false, |any, byte| any | control(*byte))
+    bytes.iter().fold(0, |any, byte| any | u8::from(control(*byte))) == 0
 }
 
 trait TrimSuffix {

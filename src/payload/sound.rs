@@ -4,7 +4,7 @@
 //! leap over strings, of which bodies mostly consist. What is not sound is `serde_json`'s to
 //! explain, and the tests hold the two together.
 
-use memchr::memchr2;
+use super::quote::quote_or_escape;
 
 /// What may come next.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -76,9 +76,9 @@ fn behind_space(text: &[u8]) -> &[u8] {
 /// not have.
 fn behind_string(mut text: &[u8]) -> Option<&[u8]> {
     loop {
-        let (inside, end) = text.split_at_checked(memchr2(b'"', b'\\', text)?)?;
+        let (inside, end) = text.split_at_checked(quote_or_escape(text)?)?;
         // without a way out, so that many bytes are judged at once
-        if inside.iter().fold(false, |control, byte| control | (*byte < b' ')) {
+        if inside.iter().fold(0, |control, byte| control | u8::from(*byte < b' ')) != 0 {
             return None;
         }
         text = match end {
@@ -158,7 +158,7 @@ impl<'a> Members<'a> {
     fn skip_string(&mut self) {
         self.at += 1;
         while let Some(rest) = self.text.as_bytes().get(self.at..)
-            && let Some(found) = memchr2(b'"', b'\\', rest)
+            && let Some(found) = quote_or_escape(rest)
         {
             let escape = rest.get(found) == Some(&b'\\');
             self.at += found + 1 + usize::from(escape);

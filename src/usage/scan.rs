@@ -4,7 +4,7 @@
 //! is kept but the current path and the current word. It is no validator: what is not JSON yields
 //! little or nothing, and disturbs nobody.
 
-use memchr::memchr2;
+use crate::payload::quote::quote_or_escape;
 
 /// Members worth a name; all others are [`Name::Other`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -146,7 +146,14 @@ impl Scan {
         while let Some((&byte, behind)) = rest.split_first() {
             rest = match self.at {
                 At::Between => match byte {
-                    b'"' => self.text(false, behind, show),
+                    b'"' => match quote_or_escape(behind).map(|at| behind.split_at_checked(at)) {
+                        // nearly every string: whole, and without an escape
+                        Some(Some((word, [b'"', behind @ ..]))) => {
+                            self.text_ends(word, show);
+                            behind
+                        }
+                        _ => self.text(false, behind, show),
+                    },
                     b',' | b':' | b' ' | b'\t' | b'\r' | b'\n' | b']' => {
                         self.named &= byte != b',';
                         behind
@@ -314,9 +321,6 @@ fn cut(word: &[u8]) -> &[u8] {
     word.get(..=WORD).unwrap_or(word)
 }
 
-/// Bytes of a string that are looked at one by one.
-const SHORT: usize = 20;
-
 /// How a string's part in a piece ended.
 enum End {
     Piece { escaped: bool },
@@ -327,16 +331,7 @@ enum End {
 fn string_part(mut escaped: bool, piece: &[u8]) -> (usize, End) {
     let mut from = usize::from(escaped && !piece.is_empty());
     escaped &= piece.is_empty();
-    if from == 0 {
-        // most strings are names, too short for a search to pay
-        let short = piece.iter().take(SHORT).position(|byte| matches!(byte, b'"' | b'\\'));
-        match short.and_then(|at| Some((at, *piece.get(at)?))) {
-            Some((at, b'"')) => return (at + 1, End::String),
-            Some((at, _)) => from = at,
-            None => from = SHORT.min(piece.len()),
-        }
-    }
-    while let Some(at) = piece.get(from..).and_then(|rest| memchr2(b'"', b'\\', rest)) {
+    while let Some(at) = piece.get(from..).and_then(|rest| quote_or_escape(rest)) {
         let at = from + at;
         if piece.get(at) == Some(&b'"') {
             return (at + 1, End::String);
