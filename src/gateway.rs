@@ -13,6 +13,7 @@ mod headers;
 mod lint;
 mod local;
 mod outgoing;
+mod quota;
 mod refusal;
 mod relay;
 pub mod stage;
@@ -35,6 +36,7 @@ use tokio::sync::watch;
 
 use crate::auth::verdict::Authenticator;
 use crate::config::Timeouts;
+use crate::limit::Limits;
 use crate::live::Live;
 use crate::route::Action;
 use crate::scheduler::Scheduler;
@@ -51,6 +53,7 @@ use stage::Stage;
 pub struct Gateway {
     live: Arc<Live>,
     authenticator: Arc<Authenticator>,
+    limits: Arc<Limits>,
     scheduler: Arc<Scheduler>,
     bodies: Arc<Budget>,
     in_flight: Counter,
@@ -66,6 +69,8 @@ pub struct Parts {
     pub live: Arc<Live>,
     /// Knows who is asking.
     pub authenticator: Arc<Authenticator>,
+    /// Knows how much of it everybody may have.
+    pub limits: Arc<Limits>,
     /// Gives seats.
     pub scheduler: Arc<Scheduler>,
     /// How far the end has come.
@@ -82,6 +87,7 @@ impl Gateway {
         Self {
             live: parts.live,
             authenticator: parts.authenticator,
+            limits: parts.limits,
             scheduler: parts.scheduler,
             bodies: Budget::new(),
             in_flight: Counter::default(),
@@ -188,6 +194,7 @@ impl ProxyHttp for Gateway {
         };
         ctx.decided();
         if let Some(refusal) = refusal {
+            ctx.quota.give_back();
             let written = refusal::write(session, &refusal, ctx).await;
             ctx.refusal = Some(refusal);
             written?;
@@ -279,7 +286,7 @@ impl ProxyHttp for Gateway {
         end_of_stream: bool,
         ctx: &mut Ctx,
     ) -> Result<Option<Duration>> {
-        relay::passing(session, body, end_of_stream, ctx)?;
+        relay::passing(&self.limits, session, body, end_of_stream, ctx)?;
         Ok(None)
     }
 
@@ -304,7 +311,7 @@ impl ProxyHttp for Gateway {
     }
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Ctx) {
-        finish::finish(&self.metrics, session, error, ctx);
+        finish::finish(self, session, error, ctx);
     }
 
     /// The access line tells it, once.

@@ -35,6 +35,7 @@ use crate::gateway::entrance::Entrance;
 use crate::gateway::front::Front;
 use crate::gateway::stage::Stage;
 use crate::gateway::{Gateway, Gauges, Parts};
+use crate::limit::{InProcess, Limits};
 use crate::live::Live;
 use crate::live::reload::{self, Reloader};
 use crate::live::watch::FileWatch;
@@ -265,6 +266,8 @@ async fn assemble(
     let scheduler = Arc::new(Scheduler::new(&config.balance));
     let live = Arc::new(Live::new(config, &scheduler)?);
     let metrics = Metrics::new()?;
+    let limits = Limits::new(Arc::new(InProcess::default()));
+    tokio::spawn(Arc::clone(&limits).keep_small());
     let sources = metrics::Sources {
         authenticator: Arc::clone(&authenticator),
         scheduler: Arc::clone(&scheduler),
@@ -276,6 +279,7 @@ async fn assemble(
     let gateway = Gateway::new(Parts {
         live: Arc::clone(&live),
         authenticator,
+        limits,
         scheduler: Arc::clone(&scheduler),
         stage: stage.clone(),
         metrics: Arc::clone(&metrics),
