@@ -424,36 +424,3 @@ fn a_picture_costs_the_same_however_large_and_text_documents_their_text() {
     assert_eq!(with(r#"{"type":"url","url":"http"}"#), 1605);
     assert_eq!(with(r#"{"type":"text","media_type":"text/plain","data":"12345678"}"#), 6);
 }
-
-#[test]
-fn the_cost_of_a_request_is_estimated_in_every_dialect() {
-    let expect = |body: &str| expect_tokens(body.as_bytes());
-    let prompt = |body: &str| expect(body).prompt;
-    assert_eq!(prompt(r#"{"model":"m","prompt":"12345678","suffix":"1234"}"#), 3);
-    assert_eq!(prompt(r#"{"input":["1234","5678"]}"#), 2);
-    assert_eq!(prompt(r#"{"instructions":"1234","input":[{"role":"user","content":"1234"}]}"#), 2);
-    assert_eq!(prompt(r#"{"messages":[{"role":"user","content":"12345"}]}"#), 2);
-    let data = "A".repeat(100_000);
-    let pictures = [
-        format!(r#"{{"prompt":"1234","images":["{data}"]}}"#),
-        format!(r#"{{"messages":[{{"role":"user","content":"1234","images":["{data}"]}}]}}"#),
-        format!(
-            r#"{{"messages":[{{"content":[{{"type":"text","text":"1234"}},
-            {{"type":"image_url","image_url":{{"url":"data:image/png;base64,{data}"}}}}]}}]}}"#
-        ),
-    ];
-    for body in pictures {
-        assert_eq!(prompt(&body), 1601, "a picture costs the same however large");
-    }
-    for (body, most) in [
-        (r#"{"max_tokens":64}"#, Some(64)),
-        (r#"{"max_completion_tokens":9,"max_tokens":64}"#, Some(9)),
-        (r#"{"max_output_tokens":7}"#, Some(7)),
-        (r#"{"options":{"num_predict":5,"seed":1}}"#, Some(5)),
-        (r#"{"options":{"num_predict":-1},"max_tokens":null}"#, None),
-        (r#"{"images":null,"options":"none","tools":null}"#, None),
-        ("no json", None),
-    ] {
-        assert_eq!(expect(body).most_output, most, "{body}");
-    }
-}
