@@ -50,3 +50,55 @@ fn rate(tier: &Tier, what: What) -> Option<Rate> {
         What::Tokens => tier.tokens,
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::num::NonZeroU64;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::auth::{Identity, Key, Method, User};
+    use crate::config::Config;
+    use crate::config::units::Window;
+
+    /// Bounds of so much a day.
+    pub(in crate::limit) fn bounds(what: What, owners: &[(Owner, u64)]) -> Bounds {
+        let mut bounds = Bounds::default();
+        for (place, (owner, amount)) in bounds.0.iter_mut().zip(owners) {
+            let rate = Rate { amount: NonZeroU64::new(*amount).unwrap(), per: Window::Day };
+            *place = Some(Bound { account: Account { owner: *owner, what }, rate });
+        }
+        bounds
+    }
+
+    #[test]
+    fn a_caller_is_bound_by_the_key_its_tier_and_the_users_tier() {
+        let text = "upstreams: [ { name: a, url: 'http://a' } ]\ntiers:\n  free: { tokens: 9k/d }\n  lab: { requests: 7/min, reads: null }";
+        let config = Config::parse(text, std::path::Path::new("f"), &|_| None).unwrap();
+        let user =
+            User { id: 3, username: "me".to_owned(), tier: "free".to_owned(), disabled: false };
+        let key = Key {
+            id: 5,
+            public_id: None,
+            tier: Some("lab".to_owned()),
+            models: None,
+            concurrency: None,
+            requests: Some("2/s".parse().unwrap()),
+            tokens: None,
+            delegating: false,
+            expires_at: None,
+            revoked_at: None,
+        };
+        let identity = Arc::new(Identity { user, key });
+        let principal = Principal { identity, method: Method::ApiKey };
+        let of = |what| {
+            let bounds = Bounds::of(&principal, &config.tiers, what);
+            bounds.iter().map(|it| (it.account.owner, it.rate.to_string())).collect::<Vec<_>>()
+        };
+        let (key, tier, user) = (Owner::Key(5), Owner::KeyTier(5), Owner::User(3));
+        let all = [(key, "2/second"), (tier, "7/minute"), (user, "100/hour")];
+        assert_eq!(of(What::Requests), all.map(|(owner, rate)| (owner, rate.to_owned())));
+        assert_eq!(of(What::Reads), [(user, "600/minute".to_owned())]);
+        assert_eq!(of(What::Tokens), [(user, "9000/day".to_owned())], "no tier has one by default");
+    }
+}
