@@ -1,5 +1,6 @@
 //! THE STORY: how a request travels, phase by phase, in the order in which it meets them.
 
+mod account;
 mod admit;
 mod body;
 mod bridge;
@@ -41,6 +42,7 @@ use crate::live::Live;
 use crate::route::Action;
 use crate::scheduler::Scheduler;
 use crate::telemetry::metrics::Metrics;
+use crate::usage::ledger::Ledger;
 use admit::{Admitted, Stop};
 use body::Budget;
 use cors::Preflight;
@@ -54,6 +56,7 @@ pub struct Gateway {
     live: Arc<Live>,
     authenticator: Arc<Authenticator>,
     limits: Arc<Limits>,
+    ledger: Arc<Ledger>,
     scheduler: Arc<Scheduler>,
     bodies: Arc<Budget>,
     in_flight: Counter,
@@ -71,6 +74,8 @@ pub struct Parts {
     pub authenticator: Arc<Authenticator>,
     /// Knows how much of it everybody may have.
     pub limits: Arc<Limits>,
+    /// Where usage is written down.
+    pub ledger: Arc<Ledger>,
     /// Gives seats.
     pub scheduler: Arc<Scheduler>,
     /// How far the end has come.
@@ -88,6 +93,7 @@ impl Gateway {
             live: parts.live,
             authenticator: parts.authenticator,
             limits: parts.limits,
+            ledger: parts.ledger,
             scheduler: parts.scheduler,
             bodies: Budget::new(),
             in_flight: Counter::default(),

@@ -1,9 +1,12 @@
-//! ACCOUNT: token counts, read from passing chunks.
+//! ACCOUNT: token counts, read from passing chunks; [`ledger`] adds them up and [`report`] is what
+//! people see of the sums.
 //!
 //! A stream is never held for its counts: what comes in goes out, the very same buffer, and only a
 //! few words are remembered. The one thing that is cut is the usage that Usher itself asked for.
 
+pub mod ledger;
 mod ndjson;
+pub mod report;
 mod scan;
 mod sse;
 mod strip;

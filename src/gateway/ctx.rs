@@ -77,6 +77,8 @@ pub struct Ctx {
     pub(super) max_wait: Duration,
     /// Whether the usage chunk was asked for by us.
     pub(super) strip_usage: bool,
+    /// Whether its model had to be loaded first.
+    pub(super) cold: bool,
     /// Whether the instance does what was asked: its answer is no error.
     pub(super) served: bool,
     /// Reads the token counts from the answer.
@@ -137,6 +139,8 @@ pub struct Timings {
     pub(super) first_byte: Option<Duration>,
     /// From arrival to the first piece of the instance's answer.
     pub(super) first_piece: Option<Duration>,
+    /// From arrival to the end of the instance's answer.
+    pub(super) last_byte: Option<Duration>,
     /// Our own work until it was clear what becomes of the request: an instance, or an answer.
     pub(super) overhead: Option<Duration>,
 }
@@ -169,6 +173,7 @@ impl Ctx {
             streams: false,
             max_wait: Duration::ZERO,
             strip_usage: false,
+            cold: false,
             served: false,
             meter: None,
             sse: false,

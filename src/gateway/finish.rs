@@ -8,6 +8,7 @@ use pingora::Error;
 use pingora::proxy::Session;
 
 use super::Gateway;
+use super::account;
 use super::ctx::Ctx;
 use super::quota;
 use super::refusal::Refusal;
@@ -56,6 +57,7 @@ pub(super) fn finish(gateway: &Gateway, session: &Session, error: Option<&Error>
         .filter(|response| !response.status.is_informational())
         .map_or(0, |response| response.status.as_u16());
     quota::finish(&gateway.limits, ctx, error.is_none() && status != 0);
+    account::note(gateway, ctx, status);
     write_line(session, error, ctx, status);
     count(&gateway.metrics, error, ctx, status);
 }

@@ -121,6 +121,7 @@ pub(super) fn not_connected(ctx: &mut Ctx, mut error: Box<Error>) -> Box<Error> 
 pub(super) fn connected(metrics: &Metrics, ctx: &mut Ctx) {
     if let Some(model) = ctx.seat().and_then(|seat| seat.loads().cloned()) {
         metrics.cold_load(ctx.instance_name(), &model);
+        ctx.cold = true;
     }
     ctx.attempts.sent_at = Some(Instant::now());
     if let Some(watchdog) = &ctx.watchdog
@@ -258,6 +259,7 @@ pub(super) fn passing(
     }
     if end_of_stream {
         ctx.complete = true;
+        ctx.timings.last_byte = Some(ctx.start.elapsed());
         ctx.target = None;
         // before the client has the end: who asks again at once finds it settled
         quota::settle(limits, ctx);
