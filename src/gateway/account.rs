@@ -11,13 +11,18 @@ use crate::route::Action;
 use crate::usage::Counts;
 use crate::usage::ledger::{Amounts, HOUR, Slot};
 
+/// What stands in the books where there is no key.
+const NO_KEY: i64 = 0;
+
 /// Writes a request that is over into the ledger. What no instance was given costs nobody
 /// anything, and is not in it.
 pub(super) fn note(gateway: &Gateway, ctx: &Ctx, status: u16) {
     let Some(principal) = &ctx.principal else { return };
     let now = Timestamp::now().as_millisecond();
-    let key = principal.identity.key.id;
-    gateway.ledger.saw(key, now);
+    let key = principal.key_id();
+    if let Some(key) = key {
+        gateway.ledger.saw(key, now);
+    }
     let Some(Action::Infer(_)) = ctx.route.map(|route| route.action) else { return };
     let (Some(model), Some(_)) = (&ctx.model, &ctx.upstream) else { return };
     let Spent { prompt, output } = quota::spent(ctx);
@@ -25,8 +30,8 @@ pub(super) fn note(gateway: &Gateway, ctx: &Ctx, status: u16) {
     let failed = ctx.refusal.is_some() || status >= 500 || counts.errored;
     let slot = Slot {
         hour: now.div_euclid(HOUR) * HOUR,
-        user: principal.identity.user.id,
-        key,
+        user: principal.user_id(),
+        key: key.unwrap_or(NO_KEY),
         model: model.key().clone(),
     };
     let amounts = Amounts {

@@ -68,8 +68,8 @@ impl Limits {
 
 /// The smallest of the bounds on seats, as policy takes it.
 fn concurrency(principal: &Principal, config: &Config) -> u32 {
-    let (user, key) = (&principal.identity.user, &principal.identity.key);
-    let tiers = std::iter::once(&user.tier).chain(&key.tier);
+    let key = principal.identity.key.as_ref();
+    let tiers = std::iter::once(principal.tier()).chain(key.and_then(|key| key.tier.as_deref()));
     let seats = tiers.filter_map(|name| config.tiers.get(name)).map(|tier| tier.concurrency);
-    seats.chain(key.concurrency).min().unwrap_or(0)
+    seats.chain(key.and_then(|key| key.concurrency)).min().unwrap_or(0)
 }
