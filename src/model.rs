@@ -156,7 +156,7 @@ enum Source {
 
 /// Cuts `:cloud`, `:local` or the `-cloud` of a tag off the end of a name.
 fn cut_source(name: &str) -> (Cow<'_, str>, Option<Source>) {
-    if let Some((before, after)) = name.rsplit_once(':') {
+    if let Some((before, after)) = cut_at_last(name, b':') {
         let suffix = after.trim();
         if suffix.eq_ignore_ascii_case("cloud") {
             return (before.into(), Some(Source::Cloud));
@@ -187,11 +187,11 @@ struct Parts<'n> {
 impl<'n> Parts<'n> {
     fn read(name: &'n str) -> Option<Self> {
         // a colon before the last slash belongs to the host's port
-        let (path, tag) = match name.rsplit_once(':') {
+        let (path, tag) = match cut_at_last(name, b':') {
             Some((path, tag)) if !tag.contains('/') => (path, tag),
             _ => (name, DEFAULT_TAG),
         };
-        let (path, model) = path.rsplit_once('/').map_or((None, path), |(p, m)| (Some(p), m));
+        let (path, model) = cut_at_last(path, b'/').map_or((None, path), |(p, m)| (Some(p), m));
         let (host, namespace) = match path.map(|path| path.rsplit_once('/').ok_or(path)) {
             None => (DEFAULT_HOST, DEFAULT_NAMESPACE),
             Some(Err(namespace)) => (DEFAULT_HOST, namespace),
@@ -223,6 +223,12 @@ impl<'n> Parts<'n> {
         key.make_ascii_lowercase();
         key
     }
+}
+
+/// `rsplit_once` of a character that is one byte; names are too short for a search to pay.
+fn cut_at_last(name: &str, mark: u8) -> Option<(&str, &str)> {
+    let (before, after) = name.split_at_checked(name.bytes().rposition(|byte| byte == mark)?)?;
+    Some((before, after.get(1..)?))
 }
 
 /// Whether a part is not too long and made of `[A-Za-z0-9_]`, after the first also `-` and `more`.

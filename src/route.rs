@@ -141,7 +141,8 @@ pub enum ManageOp {
 impl Route {
     /// Whether the method is one of the route's; methods are case-sensitive (RFC 9110, 9.1).
     pub fn allows(&self, method: &Method) -> bool {
-        self.methods.split(", ").any(|allowed| allowed == method.as_str())
+        self.methods == method.as_str()
+            || self.methods.split(", ").any(|allowed| allowed == method.as_str())
     }
 
     /// Its place in the table.
@@ -164,6 +165,10 @@ impl Route {
 
     /// Whether the path is this route's, and with which parameter.
     fn fit<'p>(&self, path: &'p str) -> Option<Option<Cow<'p, str>>> {
+        // the braces of a parameter are no part of any path
+        if self.path == path && !path.contains('{') {
+            return Some(None);
+        }
         let Some((stem, end)) = self.around_parameter() else {
             return (self.path == path).then_some(None);
         };
@@ -188,9 +193,10 @@ pub struct Found<'p> {
 impl Found<'_> {
     /// The path to send upstream: a constant, and a validated digest after it for blobs.
     pub fn upstream_path(&self) -> Cow<'static, str> {
-        match (&self.parameter, self.route.around_parameter()) {
-            (Some(parameter), Some((stem, end))) => format!("{stem}{parameter}{end}").into(),
-            _ => self.route.path.into(),
+        let Some(parameter) = &self.parameter else { return self.route.path.into() };
+        match self.route.around_parameter() {
+            Some((stem, end)) => format!("{stem}{parameter}{end}").into(),
+            None => self.route.path.into(),
         }
     }
 }

@@ -331,7 +331,7 @@ enum End {
 fn string_part(mut escaped: bool, piece: &[u8]) -> (usize, End) {
     let mut from = usize::from(escaped && !piece.is_empty());
     escaped &= piece.is_empty();
-    while let Some(at) = piece.get(from..).and_then(|rest| quote_or_escape(rest)) {
+    while let Some(at) = piece.get(from..).and_then(quote_or_escape) {
         let at = from + at;
         if piece.get(at) == Some(&b'"') {
             return (at + 1, End::String);
