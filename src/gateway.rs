@@ -12,6 +12,7 @@ mod h2;
 mod headers;
 mod lint;
 mod local;
+mod managed;
 mod outgoing;
 mod refusal;
 mod relay;
@@ -36,8 +37,9 @@ use tokio::sync::watch;
 use crate::auth::verdict::Authenticator;
 use crate::config::Timeouts;
 use crate::live::Live;
-use crate::route::Action;
+use crate::route::{Action, Door};
 use crate::scheduler::Scheduler;
+use crate::store::Store;
 use crate::telemetry::metrics::Metrics;
 use admit::{Admitted, Stop};
 use body::Budget;
@@ -48,7 +50,9 @@ use front::Connections;
 use stage::Stage;
 
 /// Everything that a request may need on its way.
+#[derive(Clone)]
 pub struct Gateway {
+    door: Door,
     live: Arc<Live>,
     authenticator: Arc<Authenticator>,
     scheduler: Arc<Scheduler>,
@@ -57,6 +61,7 @@ pub struct Gateway {
     stage: watch::Receiver<Stage>,
     connections: Arc<Connections>,
     metrics: Arc<Metrics>,
+    store: Arc<Store>,
     admin: Router,
 }
 
@@ -72,6 +77,8 @@ pub struct Parts {
     pub stage: watch::Receiver<Stage>,
     /// Where things are counted.
     pub metrics: Arc<Metrics>,
+    /// Where what changes the models of an instance is written down.
+    pub store: Arc<Store>,
     /// What is behind `/admin`.
     pub admin: Router,
 }
@@ -80,6 +87,7 @@ impl Gateway {
     /// Puts the parts together.
     pub fn new(parts: Parts) -> Self {
         Self {
+            door: Door::Both,
             live: parts.live,
             authenticator: parts.authenticator,
             scheduler: parts.scheduler,
@@ -88,8 +96,14 @@ impl Gateway {
             stage: parts.stage,
             connections: Arc::default(),
             metrics: parts.metrics,
+            store: parts.store,
             admin: parts.admin,
         }
+    }
+
+    /// The same gateway behind another door: all that is counted is counted together.
+    pub fn at(&self, door: Door) -> Self {
+        Self { door, ..self.clone() }
     }
 
     /// What is held at any moment, for the drain and its last line.
@@ -160,7 +174,7 @@ impl ProxyHttp for Gateway {
     type CTX = Ctx;
 
     fn new_ctx(&self) -> Ctx {
-        Ctx::new(&self.live.load(), self.in_flight.enter())
+        Ctx::new(&self.live.load(), self.in_flight.enter(), self.door)
     }
 
     /// No module: the default one compresses, and a compressor holds tokens back.

@@ -295,6 +295,14 @@ impl Gateway {
         assert!(sent.is_ok_and(|status| status.success()), "signal {name} was not sent");
     }
 
+    /// Buries a process that was killed, and starts another on what it left.
+    pub fn start_again(&mut self) {
+        self.server.child.wait().expect("a child can be waited for");
+        self.server.bury();
+        self.server = Server::start(&self.home);
+        self.address = self.server.address();
+    }
+
     /// Waits until it ends by itself; returns how it ended, and its whole log.
     pub fn wait(mut self) -> (ExitStatus, Vec<String>) {
         let mut ended = None;
