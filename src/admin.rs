@@ -11,6 +11,8 @@ mod input;
 #[expect(unused_qualifications, reason = "those of utoipa's macro")]
 mod keys;
 mod openapi;
+#[expect(unused_qualifications, reason = "those of utoipa's macro")]
+mod ssh_keys;
 mod upstreams;
 #[expect(unused_qualifications, reason = "those of utoipa's macro")]
 mod users;
@@ -88,6 +90,10 @@ pub fn router(admin: Admin) -> Router {
         .route("/admin/keys/{id}/rotate", post(keys::rotate))
         .route("/admin/users", get(users::list).post(users::create))
         .route("/admin/users/{id}", get(users::show).patch(users::change).delete(users::remove))
+        .route(
+            "/admin/users/{id}/ssh-keys",
+            get(ssh_keys::list).post(ssh_keys::add).delete(ssh_keys::remove),
+        )
         .route("/admin/upstreams", get(upstreams::list))
         .route("/admin/upstreams/{name}/drain", post(upstreams::drain))
         .route("/admin/upstreams/{name}/resume", post(upstreams::resume))

@@ -12,7 +12,7 @@ pub use error::StoreError;
 pub use files::{create_private_dir, create_secret_file};
 pub use record::{
     AuditFilter, AuditRecord, KeyFilter, KeyLimits, KeyPatch, KeyRecord, KeySpec, KeyState,
-    LimitsPatch, NewUser, Rotated, Span, UserFilter, UserPatch, UserRecord,
+    LimitsPatch, NewUser, Rotated, Span, SshKeyRecord, UserFilter, UserPatch, UserRecord,
 };
 pub use sql::Store;
 

@@ -7,7 +7,7 @@ use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder, SecurityRequi
 use utoipa::{OpenApi, ToSchema};
 
 use super::input::{MaybeBody, Nothing};
-use super::{Fault, audit, config, keys, upstreams, users};
+use super::{Fault, audit, config, keys, ssh_keys, upstreams, users};
 
 /// A no.
 #[derive(Serialize, ToSchema)]
@@ -29,6 +29,7 @@ struct Refusal {
     paths(
         keys::create, keys::list, keys::show, keys::change, keys::revoke, keys::rotate,
         users::create, users::list, users::show, users::change, users::remove,
+        ssh_keys::add, ssh_keys::list, ssh_keys::remove,
         upstreams::list, upstreams::drain, upstreams::resume,
         audit::list, config::show, config::reload, document,
     ),

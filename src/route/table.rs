@@ -46,6 +46,7 @@ pub(super) static TABLE: &[Route] = &[
     route("POST",               "/admin/keys/{id}/rotate",        ADMIN, Plain, Admin),
     route("GET, POST",          "/admin/users",                   ADMIN, Plain, Admin),
     route("GET, PATCH, DELETE", "/admin/users/{id}",              ADMIN, Plain, Admin),
+    route("GET, POST, DELETE",  "/admin/users/{id}/ssh-keys",     ADMIN, Plain, Admin),
     route("GET",                "/admin/upstreams",               ADMIN, Plain, Admin),
     route("POST",               "/admin/upstreams/{name}/drain",  ADMIN, Plain, Admin),
     route("POST",               "/admin/upstreams/{name}/resume", ADMIN, Plain, Admin),

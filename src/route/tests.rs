@@ -36,6 +36,7 @@ const CONTRACT: &[(&str, &str, &str)] = &[
     ("admin", "POST", "/admin/keys/{id}/rotate"),
     ("admin", "GET POST", "/admin/users"),
     ("admin", "GET PATCH DELETE", "/admin/users/{id}"),
+    ("admin", "GET POST DELETE", "/admin/users/{id}/ssh-keys"),
     ("admin", "GET", "/admin/audit"),
     ("admin", "GET", "/admin/config"),
     ("admin", "POST", "/admin/reload"),

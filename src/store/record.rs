@@ -55,6 +55,23 @@ pub struct UserPatch {
     pub disabled: Option<bool>,
 }
 
+/// A public key that a user's requests may be signed with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = SshKey)]
+pub struct SshKeyRecord {
+    /// Database id.
+    pub id: i64,
+    /// Name of the user whose key it is.
+    pub user: String,
+    /// The key, as a `.pub` file has it.
+    pub public_key: String,
+    /// Its fingerprint, as `ssh-keygen -l` shows it.
+    pub fingerprint: String,
+    /// When it was registered.
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: Timestamp,
+}
+
 /// Which accounts to list; the default is all.
 #[derive(Clone, Debug, Default)]
 pub struct UserFilter {

@@ -10,6 +10,7 @@ mod identity;
 mod keys;
 mod migrate;
 mod rotation;
+mod ssh_keys;
 mod users;
 
 use std::time::Duration;

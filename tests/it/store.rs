@@ -24,6 +24,7 @@ mod place;
 mod postgres_alone;
 mod rotation;
 mod sqlite_alone;
+mod ssh_keys;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -148,7 +148,7 @@ impl Change<'_> {
     }
 
     /// The account with this id, as no other writer can change it now.
-    async fn user_by_id(&mut self, id: i64) -> Result<UserRecord, StoreError> {
+    pub(super) async fn user_by_id(&mut self, id: i64) -> Result<UserRecord, StoreError> {
         let connection: &mut AnyConnection = &mut self.tx;
         let query = sqlx::query_as(select_users!("WHERE id = $1")).bind(id);
         self.faults.of(query.fetch_optional(connection).await)?.ok_or_else(|| unknown_id(id))

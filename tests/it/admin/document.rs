@@ -86,6 +86,7 @@ fn the_document_describes_every_route_of_administration() {
         ("/admin/keys/{id}/rotate", &["post"]),
         ("/admin/users", &["get", "post"]),
         ("/admin/users/{id}", &["delete", "get", "patch"]),
+        ("/admin/users/{id}/ssh-keys", &["delete", "get", "post"]),
         ("/admin/upstreams", &["get"]),
         ("/admin/upstreams/{name}/drain", &["post"]),
         ("/admin/upstreams/{name}/resume", &["post"]),

@@ -101,3 +101,40 @@ fn two_admins_who_remove_each_other_at_once_leave_one() {
         office.ask("DELETE", &format!("/admin/users/{}", second["id"]), None, 204);
     }
 }
+
+/// Made by `ssh-keygen -t ed25519`; the private half was thrown away.
+const SSH_KEY: &str =
+    "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFV185P78fAo3kujNd6z843/HnIk8sNyrdo8SqxNHSYe";
+
+#[test]
+fn public_keys_are_registered_listed_and_taken_back() {
+    let (office, _sim) = Office::open();
+    let ann = path(&office, "ann");
+    let keys = format!("{ann}/ssh-keys");
+    let line = json!({ "public_key": format!("{SSH_KEY} ann@laptop\n") });
+    let made = office.post(&keys, &line);
+    assert_eq!((&made["public_key"], &made["user"]), (&json!(SSH_KEY), &json!("ann")));
+    let fingerprint = "SHA256:AXRLgCxYtQIJMvUAdLxalz3AVnLHAvFcNMJzE356Ac0";
+    assert_eq!(made["fingerprint"], fingerprint);
+    assert_eq!(office.get(&keys), json!({ "data": [made], "next": null }));
+    let own = format!("{}/ssh-keys", path(&office, "admin"));
+    assert_eq!(office.refusal("POST", &own, &line, 409), "This key is registered already");
+    for bad in [json!("ssh-rsa AAAA"), json!(""), json!(7), json!(format!("{SSH_KEY}\n{SSH_KEY}"))]
+    {
+        office.refusal("POST", &keys, &json!({ "public_key": bad }), 400);
+    }
+    office.ask("DELETE", &format!("{own}?id={}", made["id"]), None, 404);
+    for odd in ["", "?id=0", "?id=x", "?id=1&id=2", "?key=1"] {
+        office.ask("DELETE", &format!("{keys}{odd}"), None, 400);
+    }
+    office.ask("DELETE", &format!("{keys}?id={}", made["id"]), None, 204);
+    assert_eq!(office.get(&keys), json!({ "data": [], "next": null }));
+    office.ask("DELETE", &format!("{keys}?id={}", made["id"]), None, 404);
+    office.ask("GET", "/admin/users/4711/ssh-keys", None, 404);
+    let trail = office.get("/admin/audit?target=ann");
+    let acts = trail["data"].as_array().expect("a list").iter().take(2);
+    let acts: Vec<_> = acts.map(|act| (text(act, "action"), text(act, "detail"))).collect();
+    let detail = format!("{} {fingerprint}", made["id"]);
+    let row = |action: &str| (action.to_owned(), detail.clone());
+    assert_eq!(acts, [row("user.remove-ssh-key"), row("user.add-ssh-key")]);
+}
