@@ -5,6 +5,7 @@ mod config;
 mod crash;
 mod document;
 mod door;
+mod elsewhere;
 mod keys;
 mod lists;
 mod managed;
@@ -55,7 +56,10 @@ impl Office {
     /// Asks, expects this status, and holds the answer against the document.
     fn ask(&self, method: &str, path: &str, body: Option<&Value>, status: u16) -> Value {
         let request = self.gateway.request(method, path).key(self.gateway.key("admin"));
-        let request = body.map_or(request.clone(), |body| request.json(body));
+        let request = match body {
+            Some(body) => request.json(body),
+            None => request,
+        };
         let answer = request.send();
         assert_eq!(answer.status, status, "{method} {path} {body:?}: {}", answer.text());
         assert_eq!(answer.header("cache-control"), Some("no-store"), "{method} {path}");

@@ -92,7 +92,8 @@ fn hold(gateway: &Gateway, acts: &[Act], newest: usize, round: usize) {
     let keys: BTreeMap<i64, Value> =
         keys.into_iter().map(|key| (key["id"].as_i64().expect("an id"), key)).collect();
     let told = |action: &str, id: i64| {
-        let is = |act: &&Value| act["action"] == action && act["target"] == id.to_string();
+        let id = id.to_string();
+        let is = |act: &&Value| act["action"] == action && act["target"] == id.as_str();
         trail.iter().filter(is).count()
     };
     let status = |key: &str| gateway.get("/api/tags").key(key).send().status;

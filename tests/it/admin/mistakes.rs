@@ -121,7 +121,10 @@ fn a_body_is_json_that_says_so_once() {
     let (office, _sim) = Office::open();
     let send = |method: &str, path: &str, kind: Option<&str>, body: &str| {
         let request = office.gateway.request(method, path).key(office.gateway.key("admin"));
-        let request = kind.map_or(request.clone(), |kind| request.header("Content-Type", kind));
+        let request = match kind {
+            Some(kind) => request.header("Content-Type", kind),
+            None => request,
+        };
         request.body(body).send()
     };
     let good = r#"{"user":"ann","name":"x"}"#;
@@ -218,7 +221,11 @@ fn whoever_may_not_administer_learns_nothing_of_what_is_there() {
     let made = office.post("/admin/keys", &json!({ "user": "ann", "name": "x" }));
     let ask = |method: &str, path: &str, key: Option<&str>| {
         let request = office.gateway.request(method, path);
-        let answer = key.map_or(request.clone(), |key| request.key(key)).send();
+        let request = match key {
+            Some(key) => request.key(key),
+            None => request,
+        };
+        let answer = request.send();
         (answer.status, answer.detail())
     };
     let there = format!("/admin/keys/{}", made["id"]);

@@ -20,7 +20,7 @@ async fn a_public_key_is_one_users_until_it_is_taken_back(place: Place) {
     let key = PublicKey::parse(LINE).unwrap();
     let added = store.add_ssh_key(CLI, ann, &key).await.unwrap();
     assert_eq!((added.user.as_str(), added.public_key.as_str()), ("ann", LINE));
-    assert_eq!(store.list_ssh_keys(ann).await.unwrap(), [added.clone()]);
+    assert_eq!(store.list_ssh_keys(ann).await.unwrap(), std::slice::from_ref(&added));
     assert!(store.list_ssh_keys(bob).await.unwrap().is_empty());
     let taken = store.add_ssh_key(CLI, bob, &key).await.unwrap_err();
     assert!(matches!(taken, StoreError::Conflict(_)), "{taken:?}");

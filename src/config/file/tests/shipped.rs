@@ -73,7 +73,10 @@ fn compare(node: &tree::Node, shown: &serde_json::Value, path: &str) -> usize {
             let same = match shown {
                 serde_json::Value::Null => scalar.is_null(),
                 serde_json::Value::String(text) => is_same(text, &scalar.text),
-                other => other.to_string() == scalar.text,
+                other => {
+                    let text = other.to_string();
+                    text == scalar.text
+                }
             };
             assert!(same, "{path}: {} is shown as {shown}", scalar.text);
             1
