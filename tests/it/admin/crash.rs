@@ -87,51 +87,77 @@ fn work(address: SocketAddr, admin: &str) -> Vec<Act> {
 
 /// Fails unless every act is there, and written down; the newest are tried at the door, too.
 fn hold(gateway: &Gateway, acts: &[Act], newest: usize, round: usize) {
-    let keys = all(gateway, "/admin/keys");
-    let trail = all(gateway, "/admin/audit");
-    let keys: BTreeMap<i64, Value> =
-        keys.into_iter().map(|key| (key["id"].as_i64().expect("an id"), key)).collect();
-    let told = |action: &str, id: i64| {
-        let id = id.to_string();
-        let is = |act: &&Value| act["action"] == action && act["target"] == id.as_str();
-        trail.iter().filter(is).count()
+    let keys = all(gateway, "/admin/keys").into_iter();
+    let left = Left {
+        keys: keys.map(|key| (key["id"].as_i64().expect("an id"), key)).collect(),
+        trail: all(gateway, "/admin/audit"),
     };
-    let status = |key: &str| gateway.get("/api/tags").key(key).send().status;
-    let revoked = |id: i64| keys[&id]["state"] == "revoked";
     for (index, act) in acts.iter().enumerate() {
         let what = format!("{act:?} in round {round}");
-        let (id, key) = match act {
+        let (id, key) = left.holds(act, &what);
+        if index >= newest {
+            let status = gateway.get("/api/tags").key(key).send().status;
+            assert_eq!(status, if left.is_revoked(id) { 401 } else { 200 }, "{what}");
+        }
+    }
+    left.holds_nothing_else(round);
+}
+
+/// What is there after a kill.
+struct Left {
+    keys: BTreeMap<i64, Value>,
+    trail: Vec<Value>,
+}
+
+impl Left {
+    /// Fails unless the act is there; returns the key that it made or ended.
+    fn holds<'a>(&self, act: &'a Act, what: &str) -> (i64, &'a str) {
+        match act {
             Act::Created { id, key } => {
-                assert_eq!(told("key.create", *id), 1, "{what}");
+                assert_eq!(self.told("key.create", *id), 1, "{what}");
+                assert!(self.keys.contains_key(id), "{what}");
                 (*id, key)
             }
             Act::Rotated { old, until, id, key } => {
-                assert_eq!(told("key.rotate", *old), 1, "{what}");
+                assert_eq!(self.told("key.rotate", *old), 1, "{what}");
+                let (before, after) = (&self.keys[old], &self.keys[id]);
+                assert_eq!(after["replaces"], *old, "{what}");
                 assert_eq!(
-                    (&keys[id]["replaces"], &keys[old]["replaced_by"]),
-                    (&json!(old), &json!(id)),
-                    "{what}"
+                    (&before["replaced_by"], &before["expires_at"]),
+                    (&json!(id), &json!(until))
                 );
-                assert_eq!(keys[old]["expires_at"], *until, "{what}");
                 (*id, key)
             }
             Act::Revoked { id, key } => {
-                assert_eq!(told("key.revoke", *id), 1, "{what}");
-                assert!(revoked(*id), "{what}: {}", keys[id]);
+                assert_eq!(self.told("key.revoke", *id), 1, "{what}");
+                assert!(self.is_revoked(*id), "{what}: {}", self.keys[id]);
                 (*id, key)
             }
-        };
-        if index >= newest {
-            assert_eq!(status(key), if revoked(id) { 401 } else { 200 }, "{what}");
         }
     }
-    // and the other way round: nothing is there that is not written down
-    for (id, key) in &keys {
-        let made = told("key.create", *id);
-        let followed = key["replaces"].as_i64().map_or(0, |old| told("key.rotate", old));
-        assert_eq!(made + followed, 1, "{key} in round {round}");
-        assert_eq!(told("key.revoke", *id), usize::from(revoked(*id)), "{key} in round {round}");
-        assert_eq!(told("key.rotate", *id), usize::from(!key["replaced_by"].is_null()), "{key}");
+
+    /// Fails if something is there that is not written down.
+    fn holds_nothing_else(&self, round: usize) {
+        for (id, key) in &self.keys {
+            let what = format!("{key} in round {round}");
+            let old = key["replaces"].as_i64();
+            let followed = old.map_or(0, |old| self.told("key.rotate", old));
+            assert_eq!(self.told("key.create", *id) + followed, 1, "{what}");
+            assert_eq!(self.told("key.revoke", *id), usize::from(self.is_revoked(*id)), "{what}");
+            let replaced = usize::from(!key["replaced_by"].is_null());
+            assert_eq!(self.told("key.rotate", *id), replaced, "{what}");
+        }
+    }
+
+    fn is_revoked(&self, id: i64) -> bool {
+        self.keys[&id]["state"] == "revoked"
+    }
+
+    /// How often the trail tells of this.
+    fn told(&self, action: &str, id: i64) -> usize {
+        let id = id.to_string();
+        let is = |act: &&Value| act["action"] == action && act["target"] == id.as_str();
+        self.trail.iter().filter(is).count()
     }
 }
 
