@@ -27,7 +27,7 @@ use axum::middleware::map_response;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 
-use crate::auth::Authenticator;
+use crate::auth::{Authenticator, Principal};
 use crate::live::Live;
 use crate::live::reload::Reloader;
 use crate::scheduler::Scheduler;
@@ -57,6 +57,8 @@ pub struct Caller {
     pub user_id: i64,
     /// Public id of the key, if it has one.
     pub key: Option<String>,
+    /// All that is known of who it is.
+    pub principal: Principal,
     /// Who connected.
     pub address: IpAddr,
     /// The same as text.

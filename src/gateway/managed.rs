@@ -30,11 +30,11 @@ pub(super) async fn write_down(
         _ => payload.and_then(|it| it.model_or_name().map(str::to_owned)).unwrap_or_default(),
     };
     let target = ctx.upstream.as_ref().map(|it| it.config.name.clone()).unwrap_or_default();
-    let Some(identity) = ctx.principal.as_ref().map(|principal| &principal.identity) else {
+    let Some(principal) = &ctx.principal else {
         return Err(Refusal::internal("an admin without a name".to_owned()).into());
     };
     let from = ctx.client.to_string();
-    let by = Actor { name: &identity.user.username, address: &from };
+    let by = Actor { name: &principal.identity.user.username, address: &from };
     let action = action(op);
     let written = gateway.store.write_down(&by, action, &target, &detail).await;
     written.map_err(|error| {
@@ -46,8 +46,8 @@ pub(super) async fn write_down(
         address: ctx.client.ip(),
         request_id: &ctx.request_id,
         route: ctx.route_path(),
-        key: identity.key.public_id.as_deref(),
-        user_id: Some(identity.user.id),
+        key: principal.public_id(),
+        user_id: Some(principal.user_id()),
         reason: format!("{action} {detail} on {target}").trim(),
     }
     .write();

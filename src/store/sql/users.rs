@@ -164,7 +164,9 @@ impl Change<'_> {
         user.tier.clone_from(patch.tier.as_ref().unwrap_or(&before.tier));
         user.email.clone_from(patch.email.as_ref().unwrap_or(&before.email));
         user.disabled = patch.disabled.unwrap_or(before.disabled);
-        if user == before {
+        // of a user of another issuer it changes who decides, even where it says the same
+        let given = patch.tier.is_some() && before.issuer.is_some();
+        if user == before && !given {
             self.abandon().await?;
             return Ok(user);
         }
@@ -176,15 +178,18 @@ impl Change<'_> {
         let ends_tokens = promoted || (user.disabled && !before.disabled);
         let update = sqlx::query(
             "UPDATE users SET tier = $1, email = $2, disabled = $3,
-                              token_version = token_version + $4 WHERE id = $5",
+                              token_version = token_version + $4,
+                              tier_given = CASE CAST($5 AS BIGINT) WHEN 1 THEN 1 ELSE tier_given END
+             WHERE id = $6",
         )
         .bind(&user.tier)
         .bind(&user.email)
         .bind(i64::from(user.disabled))
         .bind(i64::from(ends_tokens))
+        .bind(i64::from(patch.tier.is_some()))
         .bind(user.id);
         self.faults.of(update.execute(&mut *self.tx).await)?;
-        for (action, detail) in differences(&before, &user) {
+        for (action, detail) in differences(&before, &user, given) {
             self.record(action, &user.username, &detail).await?;
         }
         self.faults.of(self.tx.commit().await)?;
@@ -211,9 +216,13 @@ impl Change<'_> {
 }
 
 /// What is written down of a change: each thing as an act of its own.
-fn differences(before: &UserRecord, after: &UserRecord) -> Vec<(&'static str, String)> {
+fn differences(
+    before: &UserRecord,
+    after: &UserRecord,
+    tier_given: bool,
+) -> Vec<(&'static str, String)> {
     let mut acts = Vec::new();
-    if before.tier != after.tier {
+    if tier_given || before.tier != after.tier {
         acts.push(("user.set-tier", format!("{} to {}", before.tier, after.tier)));
     }
     if before.email != after.email {
@@ -247,7 +256,7 @@ fn unknown_id(id: i64) -> StoreError {
 }
 
 /// Names appear in logs, tables and paths, so they are made of characters that are safe there.
-fn check_username(name: &str) -> Result<(), StoreError> {
+pub(super) fn check_username(name: &str) -> Result<(), StoreError> {
     let allowed = |c: char| c.is_alphanumeric() || "._-+@".contains(c);
     let length = name.chars().count();
     if (1..=LONGEST_USERNAME).contains(&length) && name.chars().all(allowed) {

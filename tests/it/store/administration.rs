@@ -5,7 +5,7 @@ use usher::store::{
     Actor, AuditFilter, KeyFilter, KeyState, Span, StoreError, UserFilter, UserPatch,
 };
 
-use super::place::{CLI, Place, hash, key, user};
+use super::place::{CLI, Place, hash, holder, key, user};
 
 on_both! {
     a_patch_of_a_user_changes_what_it_names
@@ -82,7 +82,7 @@ async fn a_removed_user_takes_the_keys_along_and_leaves_the_trail(place: Place) 
     store.rotate_key(CLI, old.id, std::time::Duration::from_secs(60), &print).await.unwrap();
     assert_eq!(store.delete_user(BY, bob.id).await.unwrap(), bob);
     for plain in ["old", "new"] {
-        assert!(store.identity_by_hash(&hash(plain)).await.unwrap().is_none(), "{plain}");
+        assert!(store.identity(&holder(plain)).await.unwrap().is_none(), "{plain}");
     }
     assert_eq!(place.number("SELECT COUNT(*) FROM api_keys").await, 0);
     let audit = place.audit().await;
