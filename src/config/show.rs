@@ -89,14 +89,15 @@ fn show_auth(auth: &Auth) -> Value {
 
 fn show_tier(tier: &Tier) -> Value {
     let Tier { allow, models, concurrency, max_queue_wait, cloud } = tier;
-    let class = |class: &RouteClass| match class {
-        RouteClass::Admin => "admin",
-        RouteClass::Inference => "inference",
-        RouteClass::Manage => "manage",
-        RouteClass::Read => "read",
-    };
+    let classes = [
+        ("read", RouteClass::Read),
+        ("inference", RouteClass::Inference),
+        ("manage", RouteClass::Manage),
+        ("admin", RouteClass::Admin),
+    ];
+    let allowed = classes.iter().filter(|(_, class)| allow.contains(class));
     json!({
-        "allow": allow.iter().map(class).collect::<Vec<_>>(),
+        "allow": allowed.map(|(name, _)| *name).collect::<Vec<_>>(),
         "models": models,
         "concurrency": concurrency,
         "max_queue_wait": max_queue_wait.as_ref().map(time),

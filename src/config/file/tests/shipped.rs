@@ -84,10 +84,11 @@ fn compare(node: &tree::Node, shown: &serde_json::Value, path: &str) -> usize {
     }
 }
 
-/// Whether two texts are alike, or the same duration.
+/// Whether two texts are alike, but for the case of a header's name, or the same duration.
 fn is_same(one: &str, other: &str) -> bool {
     let time = |text: &str| crate::config::units::parse_duration(text).ok();
-    one == other || time(one).is_some_and(|duration| Some(duration) == time(other))
+    one.eq_ignore_ascii_case(other)
+        || time(one).is_some_and(|duration| Some(duration) == time(other))
 }
 
 /// A key in a comment: `# key: value`, in the place where it would stand.
