@@ -14,6 +14,7 @@ mod openapi;
 #[expect(unused_qualifications, reason = "those of utoipa's macro")]
 mod ssh_keys;
 mod upstreams;
+mod usage;
 #[expect(unused_qualifications, reason = "those of utoipa's macro")]
 mod users;
 
@@ -28,6 +29,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 
 use crate::auth::{Authenticator, Principal};
+use crate::limit::Limits;
 use crate::live::Live;
 use crate::live::reload::Reloader;
 use crate::scheduler::Scheduler;
@@ -46,6 +48,8 @@ pub struct Admin {
     pub authenticator: Arc<Authenticator>,
     /// Rereads the configuration.
     pub reloader: Arc<Reloader>,
+    /// How much of it everybody has had.
+    pub limits: Arc<Limits>,
 }
 
 /// Who is asking, for handlers that change something.
@@ -96,6 +100,8 @@ pub fn router(admin: Admin) -> Router {
             "/admin/users/{id}/ssh-keys",
             get(ssh_keys::list).post(ssh_keys::add).delete(ssh_keys::remove),
         )
+        .route("/admin/usage", get(usage::all))
+        .route("/auth/usage", get(usage::own))
         .route("/admin/upstreams", get(upstreams::list))
         .route("/admin/upstreams/{name}/drain", post(upstreams::drain))
         .route("/admin/upstreams/{name}/resume", post(upstreams::resume))

@@ -1,5 +1,6 @@
 //! THE STORY: how a request travels, phase by phase, in the order in which it meets them.
 
+mod account;
 mod admit;
 mod body;
 mod bridge;
@@ -14,6 +15,7 @@ mod lint;
 mod local;
 mod managed;
 mod outgoing;
+mod quota;
 mod refusal;
 mod relay;
 mod request_id;
@@ -37,11 +39,13 @@ use tokio::sync::watch;
 
 use crate::auth::verdict::Authenticator;
 use crate::config::Timeouts;
+use crate::limit::Limits;
 use crate::live::Live;
 use crate::route::{Action, Door};
 use crate::scheduler::Scheduler;
 use crate::store::Store;
 use crate::telemetry::metrics::Metrics;
+use crate::usage::ledger::Ledger;
 use admit::{Admitted, Stop};
 use body::Budget;
 use cors::Preflight;
@@ -56,6 +60,8 @@ pub struct Gateway {
     door: Door,
     live: Arc<Live>,
     authenticator: Arc<Authenticator>,
+    limits: Arc<Limits>,
+    ledger: Arc<Ledger>,
     scheduler: Arc<Scheduler>,
     bodies: Arc<Budget>,
     in_flight: Counter,
@@ -72,6 +78,10 @@ pub struct Parts {
     pub live: Arc<Live>,
     /// Knows who is asking.
     pub authenticator: Arc<Authenticator>,
+    /// Knows how much of it everybody may have.
+    pub limits: Arc<Limits>,
+    /// Where usage is written down.
+    pub ledger: Arc<Ledger>,
     /// Gives seats.
     pub scheduler: Arc<Scheduler>,
     /// How far the end has come.
@@ -91,6 +101,8 @@ impl Gateway {
             door: Door::Both,
             live: parts.live,
             authenticator: parts.authenticator,
+            limits: parts.limits,
+            ledger: parts.ledger,
             scheduler: parts.scheduler,
             bodies: Budget::new(),
             in_flight: Counter::default(),
@@ -203,6 +215,7 @@ impl ProxyHttp for Gateway {
         };
         ctx.decided();
         if let Some(refusal) = refusal {
+            ctx.quota.give_back();
             let written = refusal::write(session, &refusal, ctx).await;
             ctx.refusal = Some(refusal);
             written?;
@@ -283,7 +296,7 @@ impl ProxyHttp for Gateway {
         end_of_stream: bool,
         ctx: &mut Ctx,
     ) -> Result<Option<Duration>> {
-        relay::passing(session, body, end_of_stream, ctx)?;
+        relay::passing(&self.limits, session, body, end_of_stream, ctx)?;
         Ok(None)
     }
 
@@ -308,7 +321,7 @@ impl ProxyHttp for Gateway {
     }
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Ctx) {
-        finish::finish(&self.metrics, session, error, ctx);
+        finish::finish(self, session, error, ctx);
     }
 
     /// The access line tells it, once.

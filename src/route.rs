@@ -50,7 +50,7 @@ pub enum Door {
 
 impl Door {
     fn leads_to(self, route: &Route) -> bool {
-        let is_admin = matches!(route.action, Action::Admin);
+        let is_admin = route.class == Class::Guarded(RouteClass::Admin);
         let has_models = ["/api/", "/v1/"].iter().any(|root| route.path.starts_with(root));
         match self {
             Self::Admin => !has_models,

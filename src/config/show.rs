@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::units::show_duration;
 use super::{
-    AccessFormat, Auth, Balance, ByteSize, Config, Database, Health, Limits, Listen, Log,
+    AccessFormat, Auth, Balance, ByteSize, Config, Database, Health, Limits, Listen, Log, Rate,
     RouteClass, Secret, Tier, Timeouts, TlsFiles, Upstream, UpstreamKind,
 };
 
@@ -88,7 +88,8 @@ fn show_auth(auth: &Auth) -> Value {
 }
 
 fn show_tier(tier: &Tier) -> Value {
-    let Tier { allow, models, concurrency, max_queue_wait, cloud } = tier;
+    let Tier { allow, models, concurrency, requests, reads, tokens, max_queue_wait, cloud } = tier;
+    let rate = |rate: &Option<Rate>| rate.map(|rate| rate.to_string());
     let classes = [
         ("read", RouteClass::Read),
         ("inference", RouteClass::Inference),
@@ -100,6 +101,9 @@ fn show_tier(tier: &Tier) -> Value {
         "allow": allowed.map(|(name, _)| *name).collect::<Vec<_>>(),
         "models": models,
         "concurrency": concurrency,
+        "requests": rate(requests),
+        "reads": rate(reads),
+        "tokens": rate(tokens),
         "max_queue_wait": max_queue_wait.as_ref().map(time),
         "cloud": cloud,
     })

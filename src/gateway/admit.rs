@@ -16,8 +16,10 @@ use super::body::{self, Unread};
 use super::cors;
 use super::ctx::{Ctx, Target};
 use super::managed;
+use super::quota;
 use super::refusal::Refusal;
 use crate::auth::{AuthError, Principal};
+use crate::config::RouteClass;
 use crate::model::{BadName, ModelName};
 use crate::payload::{self, BadPayload, Payload};
 use crate::policy::{self, RoutePermit};
@@ -74,6 +76,7 @@ pub(super) async fn admit(
     refuse_foreign_pages(session, ctx, route)?;
     authenticate(gateway, session, ctx).await?;
     let permit = authorise(ctx, route)?;
+    quota::count(gateway, ctx, route).await?;
     refuse_encoded(session)?;
     match route.action {
         Action::Infer(inference) => {
@@ -82,6 +85,7 @@ pub(super) async fn admit(
             let model = payload.model.unwrap_or_default();
             let wanted = Destination { model, web_search: payload.web_search };
             name_model(ctx, &permit, &wanted)?;
+            quota::reserve(gateway, ctx, inference).await?;
             take_seat(gateway, session, ctx, &permit).await?;
             Ok(Admitted::Proxied)
         }
@@ -205,7 +209,8 @@ fn refuse_foreign_pages(
     ctx: &Ctx,
     route: &'static route::Route,
 ) -> Result<(), Refusal> {
-    if route.action != Action::Admin || !cors::is_foreign(session.req_header(), ctx) {
+    let administers = route.class == Class::Guarded(RouteClass::Admin);
+    if !administers || !cors::is_foreign(session.req_header(), ctx) {
         return Ok(());
     }
     let detail = "Pages of this origin may not administer";
@@ -265,6 +270,7 @@ pub(super) async fn keep_body(
     Ok(body)
 }
 
+/// Looks at a body; at a large one elsewhere than on a thread that serves others.
 pub(super) async fn look_at<T: Send + 'static>(
     body: Bytes,
     look: impl FnOnce(&[u8]) -> Result<T, BadPayload> + Send + 'static,

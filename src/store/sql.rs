@@ -11,6 +11,7 @@ mod keys;
 mod migrate;
 mod rotation;
 mod ssh_keys;
+mod usage;
 mod users;
 
 use std::time::Duration;

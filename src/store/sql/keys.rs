@@ -4,6 +4,8 @@ use sqlx::any::AnyRow;
 use sqlx::{FromRow, Row};
 
 use super::{Change, Store, moment, now};
+use crate::config::Rate;
+use crate::config::units::UnitError;
 use crate::store::{
     ADMIN, Actor, Fingerprint, KeyFilter, KeyLimits, KeyPatch, KeyRecord, KeySpec, KeyState,
     LimitsPatch, NewUser, StoreError,
@@ -108,7 +110,7 @@ impl Store {
             change.abandon().await?;
             return Ok(before);
         }
-        check(&after.name, after.models.as_deref())?;
+        check(&after.name, after.models.as_deref(), &after.limits)?;
         if let (true, Some(successor)) = (before.expires_at != after.expires_at, before.replaced_by)
         {
             let text = format!("key {id} was replaced by key {successor}, so its end stays");
@@ -177,7 +179,7 @@ impl Change<'_> {
         spec: &KeySpec,
         print: &Fingerprint<'_>,
     ) -> Result<KeyRecord, StoreError> {
-        check(&spec.name, spec.models.as_deref())?;
+        check(&spec.name, spec.models.as_deref(), &spec.limits)?;
         let insert = sqlx::query_scalar(
             "INSERT INTO api_keys (public_id, key_hash, user_id, name, tier, delegating, models,
                                    limits, created_at, expires_at)
@@ -236,13 +238,18 @@ fn unknown(id: i64) -> StoreError {
     StoreError::NotFound(format!("key {id}"))
 }
 
-fn check(name: &str, models: Option<&[String]>) -> Result<(), StoreError> {
+fn check(name: &str, models: Option<&[String]>, limits: &KeyLimits) -> Result<(), StoreError> {
     let length = name.chars().count();
     if !(1..=LONGEST_NAME).contains(&length) || name.chars().any(char::is_control) {
         return Err(StoreError::Invalid(format!(
             "'{}' cannot be a key's name: 1 to {LONGEST_NAME} characters on one line",
             name.escape_debug()
         )));
+    }
+    for (name, text) in [("requests", &limits.requests), ("tokens", &limits.tokens)] {
+        if let Some(Err(error)) = text.as_ref().map(|text| text.parse::<Rate>()) {
+            return Err(StoreError::Invalid(format!("{name}: {error}")));
+        }
     }
     let mut patterns = models.into_iter().flatten();
     match patterns.find(|p| p.is_empty() || p.chars().any(|c| c.is_whitespace() || c.is_control()))
@@ -269,6 +276,12 @@ pub(super) fn models(row: &AnyRow) -> Result<Option<Vec<String>>, sqlx::Error> {
 pub(super) fn limits(row: &AnyRow) -> Result<KeyLimits, sqlx::Error> {
     let text: String = row.try_get("limits")?;
     serde_json::from_str(&text).map_err(unreadable)
+}
+
+/// A rate among the limits. One that cannot be read is no limit that could be kept, and whoever
+/// has it is better told that something is wrong than let in without it.
+pub(super) fn rate(text: Option<&str>) -> Result<Option<Rate>, sqlx::Error> {
+    text.map(str::parse).transpose().map_err(|error: UnitError| sqlx::Error::Decode(error.into()))
 }
 
 fn unreadable(error: serde_json::Error) -> sqlx::Error {

@@ -87,6 +87,8 @@ fn the_document_describes_every_route_of_administration() {
         ("/admin/users", &["get", "post"]),
         ("/admin/users/{id}", &["delete", "get", "patch"]),
         ("/admin/users/{id}/ssh-keys", &["delete", "get", "post"]),
+        ("/admin/usage", &["get"]),
+        ("/auth/usage", &["get"]),
         ("/admin/upstreams", &["get"]),
         ("/admin/upstreams/{name}/drain", &["post"]),
         ("/admin/upstreams/{name}/resume", &["post"]),
@@ -121,6 +123,9 @@ fn every_route_answers_as_the_document_says() {
     office.ask("POST", "/admin/upstreams/gpu0/resume", None, 200);
     office.get("/admin/openapi.json");
     office.get("/admin/config");
+    office.get("/admin/usage");
+    office.get("/admin/usage?by=user");
+    office.get("/auth/usage");
     office.get("/admin/audit");
     office.ask("POST", "/admin/upstreams/gpu9/drain", None, 404);
 }

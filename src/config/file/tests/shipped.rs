@@ -87,7 +87,9 @@ fn compare(node: &tree::Node, shown: &serde_json::Value, path: &str) -> usize {
 /// Whether two texts are alike, but for the case of a header's name, or the same duration.
 fn is_same(one: &str, other: &str) -> bool {
     let time = |text: &str| crate::config::units::parse_duration(text).ok();
+    let rate = |text: &str| text.parse::<crate::config::Rate>().ok();
     one.eq_ignore_ascii_case(other)
+        || rate(one).is_some_and(|it| Some(it) == rate(other))
         || time(one).is_some_and(|duration| Some(duration) == time(other))
 }
 
