@@ -58,9 +58,10 @@ fn main() -> Result<()> {
         ["quick"] => compare(&Extent::quick()),
         ["instructions"] => count(&Extent::full()),
         ["instructions", "quick"] => count(&Extent::quick()),
+        ["threads"] => threads(&Extent::full()),
         ["drills"] => runtime()?.block_on(drills::run(false)),
         ["drills", "quick"] => runtime()?.block_on(drills::run(true)),
-        _ => bail!("usage: load [quick | instructions [quick] | drills [quick]]"),
+        _ => bail!("usage: load [quick | instructions [quick] | threads | drills [quick]]"),
     }
 }
 
@@ -84,7 +85,7 @@ impl Extent {
     fn full() -> Self {
         let open: &[usize] = if machine::open_files() > 11_000 { &[1000, 5000] } else { &[1000] };
         let pace = Pace { load: Duration::from_secs(4), firsts: 200, open };
-        let time = Duration::from_mins(11);
+        let time = Duration::from_mins(7);
         Self { rounds: 5, counts: 3, few: 2000, many: 4000, pace, time }
     }
 
@@ -115,7 +116,7 @@ fn compare(extent: &Extent) -> Result<()> {
         rounds += 1;
     }
     let text = format!(
-        "{}`make bench` (all of it, up to 15 minutes) or `make bench QUICK=1` (one short round) writes\n\
+        "{}`make bench` (all of it, some 10 minutes) or `make bench QUICK=1` (one short round) writes\n\
          this file. Proxies, backend and load share one machine; trust ratios more than numbers, and\n\
          instructions more than times.\n\n{} rounds, {} threads each, in {} s.\n\n{}",
         machine::heading("Load test"),
@@ -126,6 +127,23 @@ fn compare(extent: &Extent) -> Result<()> {
     );
     println!("{text}");
     Ok(std::fs::write(RESULTS, text)?)
+}
+
+/// What a request costs with one thread and with more, in turns.
+fn threads(extent: &Extent) -> Result<()> {
+    println!("threads: requests/s, CPU seconds for 100,000 requests");
+    for _ in 0..extent.rounds {
+        for threads in 1..=machine::cores().min(4) {
+            let mut stage = Stage::set(machine::cores())?;
+            stage.threads = threads;
+            for peer in [Peer::Bare, Peer::Usher] {
+                let (rate, cpu) =
+                    runtime()?.block_on(scenes::saturate(&stage, peer, extent.pace))?;
+                println!("{}, {threads}: {rate:.0}, {cpu:.2}", peer.name());
+            }
+        }
+    }
+    Ok(())
 }
 
 fn count(extent: &Extent) -> Result<()> {

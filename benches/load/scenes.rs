@@ -48,6 +48,23 @@ pub async fn play(stage: &Stage, peer: Peer, pace: Pace, results: &mut Results) 
     tokio::task::block_in_place(|| running.stop())
 }
 
+/// Requests a second and CPU seconds for 100,000 of them, of a proxy that has nothing else to do.
+pub async fn saturate(stage: &Stage, peer: Peer, pace: Pace) -> Result<(f64, f64)> {
+    let running = tokio::task::block_in_place(|| stage.start(peer, &[]))?;
+    let measured = measure(&running, pace.load).await?;
+    tokio::task::block_in_place(|| running.stop())?;
+    Ok(measured)
+}
+
+async fn measure(running: &Running, time: Duration) -> Result<(f64, f64)> {
+    let request = running.target.chat(200);
+    closed_loop(&running.target, &request, 64, Bound::Requests(2000)).await?;
+    let before = running.cpu();
+    let (answered, took) = closed_loop(&running.target, &request, 64, Bound::Time(time)).await?;
+    let cpu = running.cpu() - before;
+    Ok((answered as f64 / took.as_secs_f64(), cpu * 1e5 / answered as f64))
+}
+
 struct Scene<'a> {
     peer: Peer,
     running: &'a Running,
@@ -100,15 +117,9 @@ impl Scene<'_> {
     }
 
     async fn saturation(&mut self) -> Result<()> {
-        let request = self.target().chat(200);
-        let warm = Bound::Requests(2000);
-        closed_loop(self.target(), &request, 64, warm).await?;
-        let before = self.running.cpu();
-        let bound = Bound::Time(self.pace.load);
-        let (answered, took) = closed_loop(self.target(), &request, 64, bound).await?;
-        let cpu = self.running.cpu() - before;
-        self.note(Metric::Rate, answered as f64 / took.as_secs_f64());
-        self.note(Metric::Cpu, cpu * 1e5 / answered as f64);
+        let (rate, cpu) = measure(self.running, self.pace.load).await?;
+        self.note(Metric::Rate, rate);
+        self.note(Metric::Cpu, cpu);
         Ok(())
     }
 

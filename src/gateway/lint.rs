@@ -85,9 +85,9 @@ fn read(head: &[u8]) -> Result<Line<'_>, BadHead> {
     });
     let (line, version) = request_line(lines.next().unwrap_or(Err(BadHead::Syntax))?)?;
     let mut seen = Seen::default();
-    for header in lines {
+    while let Some(header) = lines.next() {
         match header? {
-            b"" => break,
+            b"" if lines.next().is_none() => break,
             header => seen.read(header)?,
         }
     }
@@ -171,7 +171,7 @@ impl Seen {
         }
         let colon = memchr::memchr(b':', header).ok_or(BadHead::Syntax)?;
         let (name, value) = header.split_at_checked(colon).ok_or(BadHead::Syntax)?;
-        let value = value.get(1..).unwrap_or_default().trim_ascii();
+        let value = trimmed(value.get(1..).unwrap_or_default());
         // an underscore twin of a header we trust would pass unseen to servers that fold both
         if name.is_empty() || !is_name(name) {
             return Err(BadHead::HeaderName);
@@ -260,6 +260,14 @@ fn is_name(bytes: &[u8]) -> bool {
     bytes.iter().all(|byte| NAMES.get(usize::from(*byte)).copied().unwrap_or_default())
 }
 
+/// Without the space around it, which is blanks and tabs alone (RFC 9110, 5.6.3).
+fn trimmed(mut value: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = value {
+        value = rest;
+    }
+    value
+}
+
 /// Anything but control characters; without a way out, so that many bytes are judged at once.
 fn is_value(bytes: &[u8]) -> bool {
     let control = |byte: u8| (byte < b' ') & (byte != b'\t') | (byte == 0x7f);
@@ -309,6 +317,9 @@ mod tests {
             (post(" folded: 1\r\n"), BadHead::HeaderName),
             (post("X: a\nY: b\r\n"), BadHead::LineEnd),
             (post("X: a\rY: b\r\n"), BadHead::LineEnd),
+            (post("X:\r a\r\n"), BadHead::LineEnd),
+            (post("X: a \r\r\n"), BadHead::LineEnd),
+            (post("X: a\x0c\r\n"), BadHead::Syntax),
             (post("X: \0\r\n"), BadHead::Syntax),
             (post("X\r\n"), BadHead::Syntax),
             (post("Host: b\r\n"), BadHead::Host),
@@ -355,6 +366,19 @@ mod tests {
             assert_eq!(is_name(&[b'a', byte]), in_name, "{byte}");
             let in_value = matches!(byte, b'\t' | 0x20..=0x7e | 0x80..);
             assert_eq!(is_value(&[&[b'a'; 40][..], &[byte]].concat()), in_value, "{byte}");
+        }
+    }
+
+    #[test]
+    fn no_lone_line_end_passes_wherever_it_stands() {
+        let head = b"POST /a?b=c HTTP/1.1\r\nHost: a:1\r\nX-Y: \tz \r\nContent-Length: 3\r\n\r\n";
+        assert!(check(head).is_ok());
+        for at in 0..head.len() {
+            for byte in *b"\r\n" {
+                let mut odd = head.to_vec();
+                odd.insert(at, byte);
+                assert_eq!(check(&odd), Err(BadHead::LineEnd), "{:?}", str::from_utf8(&odd));
+            }
         }
     }
 

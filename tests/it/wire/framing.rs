@@ -240,7 +240,7 @@ fn a_host_decides_nothing() {
     for host in ["localhost/#@x", "a?b", "user@usher", "127.0.0.1:11434", "evil.example"] {
         let answer = say(
             &gateway,
-            format!("GET /admin/keys HTTP/1.1\r\nHost: {host}\r\nX-API-Key: {key}\r\n\r\n"),
+            format!("GET /admin/nobody HTTP/1.1\r\nHost: {host}\r\nX-API-Key: {key}\r\n\r\n"),
         );
         assert_refused(&gateway, &answer, &[400, 404, 421], host);
     }
