@@ -19,6 +19,7 @@ mod quota;
 mod refusal;
 mod relay;
 mod request_id;
+mod seating;
 pub mod stage;
 mod watchdog;
 
@@ -70,6 +71,7 @@ pub struct Gateway {
     metrics: Arc<Metrics>,
     store: Arc<Store>,
     admin: Router,
+    client: reqwest::Client,
 }
 
 /// What a [`Gateway`] is made of.
@@ -92,6 +94,8 @@ pub struct Parts {
     pub store: Arc<Store>,
     /// What is behind `/admin`.
     pub admin: Router,
+    /// For loads that go on although the client who began them left.
+    pub client: reqwest::Client,
 }
 
 impl Gateway {
@@ -111,6 +115,7 @@ impl Gateway {
             metrics: parts.metrics,
             store: parts.store,
             admin: parts.admin,
+            client: parts.client,
         }
     }
 
