@@ -5,18 +5,21 @@
 
 pub mod api_key;
 pub mod credential;
+pub mod peers;
 pub mod verdict;
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 pub use api_key::KeyHash;
+pub use peers::{Heard, Peers};
 pub use verdict::Authenticator;
 
 /// An account, as the store knows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct User {
     /// Database id.
     pub id: i64,
@@ -29,7 +32,7 @@ pub struct User {
 }
 
 /// An API key, as the store knows it; never the key itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Key {
     /// Database id.
     pub id: i64,
@@ -50,7 +53,7 @@ pub struct Key {
 }
 
 /// A key and the user it belongs to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     /// The account.
     pub user: User,

@@ -38,6 +38,7 @@ use crate::config::Timeouts;
 use crate::live::Live;
 use crate::route::Action;
 use crate::scheduler::Scheduler;
+use crate::store::Redis;
 use crate::telemetry::metrics::Metrics;
 use admit::{Admitted, Stop};
 use body::Budget;
@@ -51,6 +52,7 @@ use stage::Stage;
 pub struct Gateway {
     live: Arc<Live>,
     authenticator: Arc<Authenticator>,
+    redis: Option<Arc<Redis>>,
     scheduler: Arc<Scheduler>,
     bodies: Arc<Budget>,
     in_flight: Counter,
@@ -66,6 +68,8 @@ pub struct Parts {
     pub live: Arc<Live>,
     /// Knows who is asking.
     pub authenticator: Arc<Authenticator>,
+    /// What this gateway shares with others, if it does.
+    pub redis: Option<Arc<Redis>>,
     /// Gives seats.
     pub scheduler: Arc<Scheduler>,
     /// How far the end has come.
@@ -82,6 +86,7 @@ impl Gateway {
         Self {
             live: parts.live,
             authenticator: parts.authenticator,
+            redis: parts.redis,
             scheduler: parts.scheduler,
             bodies: Budget::new(),
             in_flight: Counter::default(),
@@ -90,6 +95,13 @@ impl Gateway {
             metrics: parts.metrics,
             admin: parts.admin,
         }
+    }
+
+    /// The parts that do not answer, and are done without.
+    pub(super) fn missing(&self) -> Vec<&'static str> {
+        let database = self.authenticator.is_without_store().then_some("database");
+        let redis = self.redis.as_ref().filter(|redis| redis.is_away()).map(|_| "redis");
+        database.into_iter().chain(redis).collect()
     }
 
     /// What is held at any moment, for the drain and its last line.

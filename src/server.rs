@@ -29,8 +29,9 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::admin::{self, Admin};
+use crate::auth::Peers;
 use crate::auth::verdict::{Authenticator, Options};
-use crate::config::{Config, Listen};
+use crate::config::{Config, Listen, Secret};
 use crate::gateway::entrance::Entrance;
 use crate::gateway::front::Front;
 use crate::gateway::stage::Stage;
@@ -39,7 +40,7 @@ use crate::live::Live;
 use crate::live::reload::{self, Reloader};
 use crate::live::watch::FileWatch;
 use crate::scheduler::Scheduler;
-use crate::store::Store;
+use crate::store::{Redis, Store};
 use crate::telemetry::Logs;
 use crate::telemetry::metrics::{self, Metrics};
 use crate::upstream::health;
@@ -259,7 +260,9 @@ async fn assemble(
     (stage, ending): (watch::Receiver<Stage>, watch::Receiver<bool>),
 ) -> anyhow::Result<Assembled> {
     let store = Arc::new(Store::open(&config.database).await?);
-    let options = Options::new(config.auth.max_stale, Handle::current());
+    let redis = redis(&config, &ending)?;
+    let peers = redis.clone().map(|redis| redis as Arc<dyn Peers>);
+    let options = Options { peers, ..Options::new(config.auth.max_stale, Handle::current()) };
     let authenticator = Arc::new(Authenticator::new(Arc::clone(&store) as _, &options));
     tokio::spawn(Arc::clone(&authenticator).watch(ending.clone()));
     let scheduler = Arc::new(Scheduler::new(&config.balance));
@@ -267,6 +270,7 @@ async fn assemble(
     let metrics = Metrics::new()?;
     let sources = metrics::Sources {
         authenticator: Arc::clone(&authenticator),
+        redis: redis.clone(),
         scheduler: Arc::clone(&scheduler),
         live: Arc::clone(&live),
         log_dropped: logs.dropped(),
@@ -276,6 +280,7 @@ async fn assemble(
     let gateway = Gateway::new(Parts {
         live: Arc::clone(&live),
         authenticator,
+        redis,
         scheduler: Arc::clone(&scheduler),
         stage: stage.clone(),
         metrics: Arc::clone(&metrics),
@@ -291,6 +296,31 @@ async fn assemble(
     let parts = reload::Parts { file, live: live_too, scheduler, logging, client, ending };
     let reloader = Arc::new(Reloader::new(parts));
     Ok(Assembled { fronts, gauges, live, reloader, metrics, sources })
+}
+
+/// What this gateway shares with others, if it does, looked after until the end.
+fn redis(config: &Config, ending: &watch::Receiver<bool>) -> anyhow::Result<Option<Arc<Redis>>> {
+    let Some(settings) = &config.redis else { return Ok(None) };
+    let secret = match &settings.secret {
+        Some(secret) => secret.clone(),
+        None => jwt_secret(config)?,
+    };
+    let redis = Redis::new(settings, &secret).map_err(|text| anyhow::anyhow!("redis: {text}"))?;
+    let redis = Arc::new(redis);
+    tokio::spawn(Arc::clone(&redis).tend(ending.clone()));
+    Ok(Some(redis))
+}
+
+/// What tokens are signed with: the same on every gateway of a cluster.
+fn jwt_secret(config: &Config) -> anyhow::Result<Secret> {
+    if let Some(secret) = std::env::var("JWT_SECRET").ok().filter(|secret| !secret.is_empty()) {
+        return Ok(Secret::new(secret));
+    }
+    let path = config.state_dir.join("jwt_secret");
+    let text = std::fs::read_to_string(&path).with_context(|| {
+        format!("redis: what it holds is sealed with the JWT secret, and {} cannot be read: run `usher init`, or name redis_secret_file", path.display())
+    })?;
+    Ok(Secret::new(text.trim_end().to_owned()))
 }
 
 struct Assembled {

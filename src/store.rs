@@ -6,11 +6,13 @@
 mod error;
 mod files;
 mod record;
+mod redis;
 mod sql;
 
 pub use error::StoreError;
 pub use files::{create_private_dir, create_secret_file};
 pub use record::{KeyFilter, KeyLimits, KeyRecord, KeySpec, KeyState, NewUser, UserRecord};
+pub use redis::{Recalled, Redis};
 pub use sql::Store;
 
 use crate::auth::KeyHash;

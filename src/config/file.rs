@@ -94,12 +94,12 @@ fn sections(root: &Section<'_>) -> Config {
     let tier_names: Vec<&str> = tiers.keys().map(String::as_str).collect();
     let upstreams = upstreams::upstreams(root);
     let state_dir = state::state_dir(root);
-    state::redis(root);
     listen::later(root);
     Config {
         listen: listen::listen(root),
         metrics: listen::metrics(root),
         database: state::database(root, &state_dir),
+        redis: state::redis(root),
         state_dir,
         auth: auth::auth(root, &tier_names),
         restrict: tiers::restrict(root, &tier_names),

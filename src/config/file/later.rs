@@ -31,8 +31,6 @@ enum Today {
 /// Every key that does nothing yet.
 pub(super) const LATER: &[Later] = &[
     later("admin.address", "the admin API is", Today::Is("same")),
-    later("redis", "sharing state through Redis is", Today::Is("null")),
-    later("redis_file", "sharing state through Redis is", Today::Silent),
     later("auth.api_keys.path", "keys in paths are", Today::Is("false")),
     later("auth.jwt", "tokens are", Today::Silent),
     later("auth.issuers", "tokens of other issuers are", Today::Is("[]")),
