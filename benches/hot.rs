@@ -111,6 +111,8 @@ fn identity() -> Identity {
             tier: None,
             models: Some(vec!["qwen3*".to_owned(), "llama3*".to_owned()]),
             concurrency: None,
+            requests: None,
+            tokens: None,
             delegating: false,
             expires_at: None,
             revoked_at: None,

@@ -13,6 +13,7 @@ mod headers;
 mod lint;
 mod local;
 mod outgoing;
+mod quota;
 mod refusal;
 mod relay;
 pub mod stage;
@@ -35,6 +36,7 @@ use tokio::sync::watch;
 
 use crate::auth::verdict::Authenticator;
 use crate::config::Timeouts;
+use crate::limit::Limits;
 use crate::live::Live;
 use crate::route::Action;
 use crate::scheduler::Scheduler;
@@ -53,6 +55,7 @@ pub struct Gateway {
     live: Arc<Live>,
     authenticator: Arc<Authenticator>,
     redis: Option<Arc<Redis>>,
+    limits: Arc<Limits>,
     scheduler: Arc<Scheduler>,
     bodies: Arc<Budget>,
     in_flight: Counter,
@@ -70,6 +73,8 @@ pub struct Parts {
     pub authenticator: Arc<Authenticator>,
     /// What this gateway shares with others, if it does.
     pub redis: Option<Arc<Redis>>,
+    /// Knows how much of it everybody may have.
+    pub limits: Arc<Limits>,
     /// Gives seats.
     pub scheduler: Arc<Scheduler>,
     /// How far the end has come.
@@ -87,6 +92,7 @@ impl Gateway {
             live: parts.live,
             authenticator: parts.authenticator,
             redis: parts.redis,
+            limits: parts.limits,
             scheduler: parts.scheduler,
             bodies: Budget::new(),
             in_flight: Counter::default(),
@@ -200,6 +206,7 @@ impl ProxyHttp for Gateway {
         };
         ctx.decided();
         if let Some(refusal) = refusal {
+            ctx.quota.give_back();
             let written = refusal::write(session, &refusal, ctx).await;
             ctx.refusal = Some(refusal);
             written?;
@@ -291,7 +298,7 @@ impl ProxyHttp for Gateway {
         end_of_stream: bool,
         ctx: &mut Ctx,
     ) -> Result<Option<Duration>> {
-        relay::passing(session, body, end_of_stream, ctx)?;
+        relay::passing(&self.limits, session, body, end_of_stream, ctx)?;
         Ok(None)
     }
 
@@ -316,7 +323,7 @@ impl ProxyHttp for Gateway {
     }
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Ctx) {
-        finish::finish(&self.metrics, session, error, ctx);
+        finish::finish(self, session, error, ctx);
     }
 
     /// The access line tells it, once.

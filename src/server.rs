@@ -36,6 +36,7 @@ use crate::gateway::entrance::Entrance;
 use crate::gateway::front::Front;
 use crate::gateway::stage::Stage;
 use crate::gateway::{Gateway, Gauges, Parts};
+use crate::limit::{InProcess, Limits};
 use crate::live::Live;
 use crate::live::reload::{self, Reloader};
 use crate::live::watch::FileWatch;
@@ -268,6 +269,8 @@ async fn assemble(
     let scheduler = Arc::new(Scheduler::new(&config.balance));
     let live = Arc::new(Live::new(config, &scheduler)?);
     let metrics = Metrics::new()?;
+    let limits = Limits::new(Arc::new(InProcess::default()));
+    tokio::spawn(Arc::clone(&limits).keep_small());
     let sources = metrics::Sources {
         authenticator: Arc::clone(&authenticator),
         redis: redis.clone(),
@@ -281,6 +284,7 @@ async fn assemble(
         live: Arc::clone(&live),
         authenticator,
         redis,
+        limits,
         scheduler: Arc::clone(&scheduler),
         stage: stage.clone(),
         metrics: Arc::clone(&metrics),

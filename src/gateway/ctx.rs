@@ -13,6 +13,7 @@ use super::body::Reservation;
 use super::cors;
 use super::finish::InFlight;
 use super::outgoing::Outgoing;
+use super::quota::Quota;
 use super::refusal::Refusal;
 use super::watchdog::Watchdog;
 use crate::auth::Principal;
@@ -58,6 +59,8 @@ pub struct Ctx {
     pub(super) body: Option<Bytes>,
     /// Its share of the memory for bodies.
     pub(super) reservation: Option<Reservation>,
+    /// What it holds of its sender's limits.
+    pub(super) quota: Quota,
     /// Tokens that the body is estimated to have, where that is what was asked.
     pub(super) estimate: u64,
     /// What it needs of an instance.
@@ -74,6 +77,8 @@ pub struct Ctx {
     pub(super) max_wait: Duration,
     /// Whether the usage chunk was asked for by us.
     pub(super) strip_usage: bool,
+    /// Whether the instance does what was asked: its answer is no error.
+    pub(super) served: bool,
     /// Reads the token counts from the answer.
     pub(super) meter: Option<Meter>,
     /// Whether the answer is a stream of server-sent events.
@@ -155,6 +160,7 @@ impl Ctx {
             model: None,
             body: None,
             reservation: None,
+            quota: Quota::default(),
             estimate: 0,
             wish: None,
             target: None,
@@ -163,6 +169,7 @@ impl Ctx {
             streams: false,
             max_wait: Duration::ZERO,
             strip_usage: false,
+            served: false,
             meter: None,
             sse: false,
             outgoing: Outgoing::default(),

@@ -8,6 +8,7 @@ use pingora::http::{RequestHeader, ResponseHeader};
 
 use super::cors;
 use super::ctx::Ctx;
+use super::quota;
 use crate::upstream::Instance;
 
 /// The client's headers that an instance sees. Credentials, cookies, `Origin` (which Ollama
@@ -102,6 +103,7 @@ pub(super) fn to_client(
     response.insert_header("X-Request-Id", &ctx.request_id)?;
     response.insert_header("X-Usher-Upstream", &instance.config.name)?;
     response.insert_header("Server-Timing", server_timing(ctx))?;
+    quota::tell(response, ctx)?;
     cors::grant(response, ctx)
 }
 

@@ -25,7 +25,7 @@ fn paced(rate: &str) -> Sim {
 }
 
 fn before(sim: &Sim) -> Builder {
-    let wide = "tiers: { wide: { concurrency: 1000 } }";
+    let wide = "tiers: { wide: { concurrency: 1000, requests: null, reads: null } }";
     gateway().upstream_with("gpu0", &sim.url(), "slots: 4").config(wide).user("ann", "wide")
 }
 

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use sqlx::any::AnyRow;
 use sqlx::{FromRow, Row};
 
-use super::keys::{limits, models};
+use super::keys::{limits, models, rate};
 use super::{Store, moment};
 use crate::auth::{Identity, IdentityStore, Key, KeyHash, Unavailable, User};
 
@@ -32,6 +32,7 @@ impl IdentityStore for Store {
 
 impl FromRow<'_, AnyRow> for Identity {
     fn from_row(row: &AnyRow) -> Result<Self, sqlx::Error> {
+        let limits = limits(row)?;
         Ok(Self {
             user: User {
                 id: row.try_get("user_id")?,
@@ -44,7 +45,9 @@ impl FromRow<'_, AnyRow> for Identity {
                 public_id: row.try_get("public_id")?,
                 tier: row.try_get("key_tier")?,
                 models: models(row)?,
-                concurrency: limits(row)?.concurrency,
+                concurrency: limits.concurrency,
+                requests: rate(limits.requests.as_deref())?,
+                tokens: rate(limits.tokens.as_deref())?,
                 delegating: row.try_get::<i64, _>("delegating")? != 0,
                 expires_at: row.try_get::<Option<i64>, _>("expires_at")?.map(moment).transpose()?,
                 revoked_at: row.try_get::<Option<i64>, _>("revoked_at")?.map(moment).transpose()?,

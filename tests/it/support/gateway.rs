@@ -147,6 +147,12 @@ impl Builder {
         if !self.fragments.iter().any(|fragment| fragment.starts_with("metrics:")) {
             yaml += "metrics: off\n";
         }
+        // a test is held to no limit but its own, however often it looks whether something is so
+        if !self.fragments.iter().any(|fragment| fragment.trim_start().starts_with("tiers:")) {
+            let tiers = ["free", "premium", "admin"];
+            let tiers = tiers.map(|tier| format!("{tier}: {{ requests: null, reads: null }}"));
+            yaml += &format!("tiers: {{ {} }}\n", tiers.join(", "));
+        }
         for fragment in &self.fragments {
             yaml += &format!("{fragment}\n");
         }
