@@ -221,7 +221,7 @@ impl Ctx {
 
     /// The account, 0 while it is unknown.
     pub(super) fn user_id(&self) -> i64 {
-        self.principal.as_ref().map_or(0, |principal| principal.identity.user.id)
+        self.principal.as_ref().map_or(0, Principal::user_id)
     }
 
     /// The seat, if it has one.
