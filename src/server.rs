@@ -36,12 +36,12 @@ use crate::gateway::entrance::Entrance;
 use crate::gateway::front::Front;
 use crate::gateway::stage::Stage;
 use crate::gateway::{Gateway, Gauges, Parts};
-use crate::limit::{InProcess, Limits};
+use crate::limit::{InProcess, Limits, QuotaStore};
 use crate::live::Live;
 use crate::live::reload::{self, Reloader};
 use crate::live::watch::FileWatch;
 use crate::scheduler::Scheduler;
-use crate::store::{Redis, Store};
+use crate::store::{Redis, SharedQuotas, Store};
 use crate::telemetry::Logs;
 use crate::telemetry::metrics::{self, Metrics};
 use crate::upstream::health;
@@ -269,7 +269,7 @@ async fn assemble(
     let scheduler = Arc::new(Scheduler::new(&config.balance));
     let live = Arc::new(Live::new(config, &scheduler)?);
     let metrics = Metrics::new()?;
-    let limits = Limits::new(Arc::new(InProcess::default()));
+    let limits = Limits::new(quotas(redis.as_ref(), &ending));
     tokio::spawn(Arc::clone(&limits).keep_small());
     let sources = metrics::Sources {
         authenticator: Arc::clone(&authenticator),
@@ -313,6 +313,14 @@ fn redis(config: &Config, ending: &watch::Receiver<bool>) -> anyhow::Result<Opti
     let redis = Arc::new(redis);
     tokio::spawn(Arc::clone(&redis).tend(ending.clone()));
     Ok(Some(redis))
+}
+
+/// Where quotas are kept: here, and together with the other gateways if there are any.
+fn quotas(redis: Option<&Arc<Redis>>, ending: &watch::Receiver<bool>) -> Arc<dyn QuotaStore> {
+    let Some(redis) = redis else { return Arc::new(InProcess::default()) };
+    let quotas = SharedQuotas::new(Arc::clone(redis));
+    tokio::spawn(quotas.tend(ending.clone()));
+    Arc::new(quotas)
 }
 
 /// What tokens are signed with: the same on every gateway of a cluster.

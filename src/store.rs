@@ -12,7 +12,7 @@ mod sql;
 pub use error::StoreError;
 pub use files::{create_private_dir, create_secret_file};
 pub use record::{KeyFilter, KeyLimits, KeyRecord, KeySpec, KeyState, NewUser, UserRecord};
-pub use redis::{Recalled, Redis};
+pub use redis::{Recalled, Redis, SharedQuotas};
 pub use sql::Store;
 
 use crate::auth::KeyHash;

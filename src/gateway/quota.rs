@@ -112,7 +112,7 @@ fn refuse(ctx: &Ctx, limited: Limited) -> Refusal {
         address: ctx.client.ip(),
         request_id: &ctx.request_id,
         route: ctx.route_path(),
-        key: identity.and_then(|identity| identity.key.public_id.as_deref()),
+        key: identity.and_then(|identity| identity.key.as_ref()?.public_id.as_deref()),
         user_id: identity.map(|identity| identity.user.id),
         reason: &format!("{} beyond {rate}", what.word()),
     }

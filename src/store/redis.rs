@@ -4,8 +4,11 @@
 //! in the database. [`seal`] is why it may lie, [`link`] why it may hang, and the rules of
 //! [`Peers`] why it may forget.
 
+mod board;
+mod lease;
 mod link;
 mod news;
+mod quota;
 mod seal;
 
 use std::sync::Arc;
@@ -19,6 +22,7 @@ use tokio::sync::watch;
 use crate::auth::{Heard, Holder, Identity, Peers, Subject};
 use crate::config::{self, Secret};
 use link::Link;
+pub use quota::SharedQuotas;
 use news::News;
 use seal::{Broken, Keys, Terms};
 
@@ -75,6 +79,10 @@ impl Redis {
             () = self.news.listen(&self.link, &self.keys) => {}
             _ = ending.wait_for(|ending| *ending) => {}
         }
+    }
+
+    fn node(&self) -> &str {
+        &self.node
     }
 
     /// Whether this gateway goes on alone.

@@ -2,6 +2,7 @@
 
 mod faults;
 mod forgery;
+mod quotas;
 mod sharing;
 
 use serde_json::Value;

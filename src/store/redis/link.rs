@@ -90,6 +90,11 @@ impl Link {
         self.failures.load(Ordering::Relaxed)
     }
 
+    /// Goes up when Redis may have lost what it held.
+    pub(super) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Relaxed)
+    }
+
     /// An answer was none to the question: the line is not to be trusted any more.
     pub(super) fn out_of_step(&self) -> Away {
         match self.wire.load_full() {
