@@ -1,5 +1,6 @@
 //! THE STORY: how a request travels, phase by phase, in the order in which it meets them.
 
+mod account;
 mod admit;
 mod body;
 mod bridge;
@@ -16,6 +17,7 @@ mod outgoing;
 mod quota;
 mod refusal;
 mod relay;
+mod request_id;
 pub mod stage;
 mod watchdog;
 
@@ -26,7 +28,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use axum::Router;
 use bytes::Bytes;
-use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::http::ResponseHeader;
 use pingora::modules::http::HttpModules;
 use pingora::protocols::Digest;
 use pingora::proxy::{FailToProxy, ProxyHttp, Session};
@@ -42,6 +44,7 @@ use crate::route::Action;
 use crate::scheduler::Scheduler;
 use crate::store::Redis;
 use crate::telemetry::metrics::Metrics;
+use crate::usage::ledger::Ledger;
 use admit::{Admitted, Stop};
 use body::Budget;
 use cors::Preflight;
@@ -56,6 +59,7 @@ pub struct Gateway {
     authenticator: Arc<Authenticator>,
     redis: Option<Arc<Redis>>,
     limits: Arc<Limits>,
+    ledger: Arc<Ledger>,
     scheduler: Arc<Scheduler>,
     bodies: Arc<Budget>,
     in_flight: Counter,
@@ -75,6 +79,8 @@ pub struct Parts {
     pub redis: Option<Arc<Redis>>,
     /// Knows how much of it everybody may have.
     pub limits: Arc<Limits>,
+    /// Where usage is written down.
+    pub ledger: Arc<Ledger>,
     /// Gives seats.
     pub scheduler: Arc<Scheduler>,
     /// How far the end has come.
@@ -93,6 +99,7 @@ impl Gateway {
             authenticator: parts.authenticator,
             redis: parts.redis,
             limits: parts.limits,
+            ledger: parts.ledger,
             scheduler: parts.scheduler,
             bodies: Budget::new(),
             in_flight: Counter::default(),
@@ -238,17 +245,6 @@ impl ProxyHttp for Gateway {
         ctx: &mut Ctx,
     ) -> Result<()> {
         relay::connected(&self.metrics, ctx);
-        Ok(())
-    }
-
-    async fn upstream_request_filter(
-        &self,
-        session: &mut Session,
-        request: &mut RequestHeader,
-        ctx: &mut Ctx,
-    ) -> Result<()> {
-        let Some(instance) = ctx.upstream.as_deref() else { return Err(relay::no_target()) };
-        *request = headers::to_instance(session.req_header(), request, instance, ctx)?;
         Ok(())
     }
 

@@ -13,6 +13,7 @@ mod claim;
 mod guess;
 mod memory;
 pub mod quota;
+pub mod report;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -204,3 +205,6 @@ impl Limits {
         Moment::at(self.born.elapsed())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -75,7 +75,7 @@ fn caller(ctx: &Ctx) -> Result<Caller, Refusal> {
         key: principal.public_id().map(str::to_owned),
         principal: principal.clone(),
         address: ctx.client.ip(),
-        request_id: ctx.request_id.clone(),
+        request_id: ctx.request_id.to_string(),
         route: ctx.route_path(),
     })
 }

@@ -15,6 +15,7 @@ use super::Gateway;
 use super::admit;
 use super::ctx::Ctx;
 use super::refusal::Refusal;
+use crate::auth::Principal;
 use crate::limit::{Bounds, Claim, Limited, Limits, Standing, What};
 use crate::payload;
 use crate::route::{Action, Inference, Route, StreamFormat};
@@ -106,14 +107,14 @@ fn bounds(ctx: &Ctx, what: What) -> Bounds {
 fn refuse(ctx: &Ctx, limited: Limited) -> Refusal {
     let Limited { what, exhausted } = limited;
     let rate = exhausted.standing.rate;
-    let identity = ctx.principal.as_ref().map(|principal| &principal.identity);
+    let principal = ctx.principal.as_ref();
     SecurityEvent {
         event: "limited",
         address: ctx.client.ip(),
         request_id: &ctx.request_id,
         route: ctx.route_path(),
-        key: identity.and_then(|identity| identity.key.as_ref()?.public_id.as_deref()),
-        user_id: identity.map(|identity| identity.user.id),
+        key: principal.and_then(Principal::public_id),
+        user_id: principal.map(Principal::user_id),
         reason: &format!("{} beyond {rate}", what.word()),
     }
     .write();
@@ -182,15 +183,26 @@ const TOKENS: [HeaderName; 3] = [
     HeaderName::from_static("x-ratelimit-reset-tokens"),
 ];
 
-/// Tells in an answer how the limits stand, as OpenAI does.
+impl Quota {
+    /// How the limits stand, as OpenAI tells it.
+    pub(super) fn headers(&self) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
+        let both = [(REQUESTS, self.requests_stand), (TOKENS, self.tokens_stand)];
+        let stand = both.into_iter().filter_map(|(names, standing)| Some((names, standing?)));
+        stand.flat_map(|(names, standing)| {
+            let values = [
+                standing.rate.amount.get().into(),
+                standing.remaining.into(),
+                show(standing.reset).try_into().unwrap_or(HeaderValue::from_static("")),
+            ];
+            names.into_iter().zip(values)
+        })
+    }
+}
+
+/// Tells in an answer that is made here how the limits stand.
 pub(super) fn tell(head: &mut ResponseHeader, ctx: &Ctx) -> Result<()> {
-    let Quota { requests_stand, tokens_stand, .. } = &ctx.quota;
-    for (names, standing) in [(&REQUESTS, requests_stand), (&TOKENS, tokens_stand)] {
-        let Some(standing) = standing else { continue };
-        let [limit, remaining, reset] = names;
-        head.insert_header(limit, HeaderValue::from(standing.rate.amount.get()))?;
-        head.insert_header(remaining, HeaderValue::from(standing.remaining))?;
-        head.insert_header(reset, show(standing.reset))?;
+    for (name, value) in ctx.quota.headers() {
+        head.insert_header(name, value)?;
     }
     Ok(())
 }

@@ -13,6 +13,7 @@ use super::admit::{self, Stop};
 use super::body;
 use super::ctx::{Ctx, Target};
 use super::h2;
+use super::headers;
 use super::quota;
 use super::refusal::{self, Refusal};
 use super::watchdog::Deadline;
@@ -20,7 +21,7 @@ use crate::limit::Limits;
 use crate::route::{Action, StreamFormat};
 use crate::scheduler::{Outcome, Refused, Surface, Wish};
 use crate::telemetry::metrics::Metrics;
-use crate::upstream::Instance;
+use crate::upstream::{Instance, peer};
 use crate::usage::{Format, Meter};
 
 /// Instances that a request tries after the first, while connections fail.
@@ -61,12 +62,15 @@ pub(super) async fn choose(
             }
         });
     }
-    let instance = ctx.upstream.as_ref().ok_or_else(no_target)?;
-    Ok(Box::new(instance.peer()))
+    let instance = ctx.upstream.as_deref().ok_or_else(no_target)?;
+    headers::to_instance(session.req_header_mut(), instance, ctx)?;
+    let peer = instance.peer();
+    let watched = ctx.watchdog.is_some() && !is_managed(ctx);
+    Ok(Box::new(if watched { peer::watched(peer) } else { peer }))
 }
 
 /// A request that was admitted has a target.
-pub(super) fn no_target() -> Box<Error> {
+fn no_target() -> Box<Error> {
     Error::explain(ErrorType::InternalError, "no target")
 }
 
@@ -121,6 +125,7 @@ pub(super) fn not_connected(ctx: &mut Ctx, mut error: Box<Error>) -> Box<Error> 
 pub(super) fn connected(metrics: &Metrics, ctx: &mut Ctx) {
     if let Some(model) = ctx.seat().and_then(|seat| seat.loads().cloned()) {
         metrics.cold_load(ctx.instance_name(), &model);
+        ctx.cold = true;
     }
     ctx.attempts.sent_at = Some(Instant::now());
     if let Some(watchdog) = &ctx.watchdog
@@ -258,6 +263,7 @@ pub(super) fn passing(
     }
     if end_of_stream {
         ctx.complete = true;
+        ctx.timings.last_byte = Some(ctx.start.elapsed());
         ctx.target = None;
         // before the client has the end: who asks again at once finds it settled
         quota::settle(limits, ctx);

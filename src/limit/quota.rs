@@ -185,8 +185,7 @@ impl Meter {
 
     /// When an entry leaves the window: a window after the last moment of its stretch.
     fn end_of(&self, entry: Entry) -> u64 {
-        let next = entry.stretch.saturating_add(1).saturating_mul(self.grain);
-        next.saturating_add(self.window)
+        last_moment(entry.stretch, self.grain).saturating_add(self.window)
     }
 
     /// Notes `amount` as used now; returns in which stretch.
@@ -231,8 +230,7 @@ impl Meter {
         let old = std::mem::take(&mut self.log);
         for Entry { stretch, amount } in old {
             // dated at the last moment that it can be from
-            let last = stretch.saturating_add(1).saturating_mul(before) - 1;
-            let stretch = last / grain;
+            let stretch = last_moment(stretch, before) / grain;
             match self.log.back_mut() {
                 Some(newest) if newest.stretch >= stretch => {
                     newest.amount = newest.amount.saturating_add(amount);
@@ -241,6 +239,10 @@ impl Meter {
             }
         }
     }
+}
+
+fn last_moment(stretch: u64, grain: u64) -> u64 {
+    stretch.saturating_add(1).saturating_mul(grain).saturating_sub(1)
 }
 
 #[cfg(test)]
