@@ -22,8 +22,8 @@ use tokio::sync::watch;
 use crate::auth::{Heard, Holder, Identity, Peers, Subject};
 use crate::config::{self, Secret};
 use link::Link;
-pub use quota::SharedQuotas;
 use news::News;
+pub use quota::SharedQuotas;
 use seal::{Broken, Keys, Terms};
 
 /// How long an identity is of use to other gateways. The database's revision ends it sooner.

@@ -249,7 +249,10 @@ impl Lease {
 
     /// Lets go of what has left the window, and brings back what a clock has put into the future.
     fn forget_before(&mut self, stretch: u64) {
-        while self.used.front().is_some_and(|(oldest, sum)| oldest + STRETCHES < stretch || *sum == 0)
+        while self
+            .used
+            .front()
+            .is_some_and(|(oldest, sum)| oldest + STRETCHES < stretch || *sum == 0)
         {
             self.used.pop_front();
         }

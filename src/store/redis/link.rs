@@ -172,10 +172,11 @@ impl Link {
     }
 
     async fn join(&self, trace: &str) {
-        match self.connect(trace).await {
+        let mark = mark();
+        match self.connect(trace, &mark).await {
             Ok(connection) => {
                 let wire = Wire { connection, failures: AtomicU32::new(0) };
-                *self.trace.lock() = None;
+                *self.trace.lock() = Some((mark, Instant::now()));
                 self.wire.store(Some(Arc::new(wire)));
                 self.is_blank();
                 self.is_back();
@@ -187,7 +188,7 @@ impl Link {
         }
     }
 
-    async fn connect(&self, trace: &str) -> Result<MultiplexedConnection, String> {
+    async fn connect(&self, trace: &str, mark: &str) -> Result<MultiplexedConnection, String> {
         // a budget of our own stands in for the crate's
         let settings = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT))
@@ -195,9 +196,9 @@ impl Link {
         let connecting = self.client.get_multiplexed_async_connection_with_config(&settings);
         let mut connection = in_time(CONNECT, connecting).await?;
         // the server meets the connection for the first time here, which may take it a little
-        in_time(CONNECT, leave(&mut connection, trace, "0")).await?;
+        in_time(CONNECT, leave(&mut connection, trace, mark)).await?;
         // and this is what a request would meet
-        in_time(self.budget, leave(&mut connection, trace, "0")).await?;
+        in_time(self.budget, leave(&mut connection, trace, mark)).await?;
         Ok(connection)
     }
 

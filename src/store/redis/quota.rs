@@ -13,7 +13,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream;
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{OwnedMutexGuard, watch};
 
 use super::Redis;
 use super::board::{Board, Limit};
@@ -115,9 +115,8 @@ impl QuotaStore for SharedQuotas {
     fn sweep(&self, now: Moment) {
         self.0.local.sweep(now);
         for part in &self.0.leases {
-            part.lock().retain(|(_, window), entry| {
-                !entry.lease.is_idle(self.0.board.stretch(*window))
-            });
+            part.lock()
+                .retain(|(_, window), entry| !entry.lease.is_idle(self.0.board.stretch(*window)));
         }
     }
 }
@@ -171,21 +170,30 @@ impl Inner {
 
     /// Asks the board for `amount`, with all others who wait for the same.
     async fn fetch(self: Arc<Self>, bound: Bound, amount: u64) {
-        let begin = |entry: &mut Entry| {
-            entry.lease.want(amount);
-            Arc::clone(&entry.turn)
-        };
-        let Some(turn) = self.with(&bound, begin) else { return };
+        let place = (bound.account, bound.rate.per.duration());
+        self.with(&bound, |entry| entry.lease.want(amount));
         let wanting = Wanting { inner: &self, bound, amount };
-        let _turn = turn.lock().await;
+        let turn = self.turn(&place).await;
         let now = self.board.now();
         let settled = self.with(&bound, |entry| {
             entry.lease.is_alone(now) || entry.lease.can_take(amount, now) != Answer::Ask
         });
         if settled == Some(false) {
-            self.exchange((bound.account, bound.rate.per.duration()), amount).await;
+            self.exchange(place, amount).await;
         }
-        drop(wanting);
+        drop((turn, wanting));
+    }
+
+    /// Tells the board of an account that nobody wants anything of.
+    async fn tell(&self, place: Place) {
+        let _turn = self.turn(&place).await;
+        self.exchange(place, 0).await;
+    }
+
+    /// The turn to ask the board about an account. What is told comes in the order of telling.
+    async fn turn(&self, place: &Place) -> Option<OwnedMutexGuard<()>> {
+        let turn = Arc::clone(&self.part(&place.0)?.lock().get(place)?.turn);
+        Some(turn.lock_owned().await)
     }
 
     /// Tells the board of an account, asks it for `amount` of it, and notes the answer.
@@ -222,7 +230,7 @@ impl Inner {
             let generation = self.redis.link.generation();
             let is_blank = std::mem::replace(&mut known, generation) != generation;
             let due = self.due(is_blank);
-            stream::iter(due).for_each_concurrent(REPORTS, |place| self.exchange(place, 0)).await;
+            stream::iter(due).for_each_concurrent(REPORTS, |place| self.tell(place)).await;
         }
     }
 

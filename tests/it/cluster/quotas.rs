@@ -163,7 +163,8 @@ fn whoever_writes_counters_can_lock_out_and_no_more_than_that() {
     assert!(pair.asks(0));
     pair.until_told(1);
     let name = pair.redis.names("usher:1:*:quota:requests:user:*").remove(0);
-    for (field, value) in [("o|x", "nonsense"), ("nonsense", "-5"), ("1e400|x", "-1e400"), ("|", "")]
+    for (field, value) in
+        [("o|x", "nonsense"), ("nonsense", "-5"), ("1e400|x", "-1e400"), ("|", "")]
     {
         pair.redis.ask(&["HSET", &name, field, value]);
     }
