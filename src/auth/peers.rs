@@ -7,18 +7,18 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::{Identity, KeyHash};
+use super::{Holder, Identity};
 
 /// The other gateways, as far as a memory that all share reaches. None of its acts fails: what it
 /// does not know, or does not say in time, the store is asked.
 #[async_trait]
 pub trait Peers: Send + Sync + 'static {
-    /// Whose key this is, as one of them read it when the database had reached this revision.
-    async fn recall(&self, hash: &KeyHash, revision: i64) -> Option<Identity>;
+    /// Who this is, as one of them read it when the database had reached this revision.
+    async fn recall(&self, holder: &Holder, revision: i64) -> Option<Identity>;
 
-    /// Lets the others know whose key this is, as read when the database had reached this
+    /// Lets the others know who this is, as read when the database had reached this
     /// revision or a later one.
-    async fn remember(&self, hash: &KeyHash, revision: i64, identity: &Identity);
+    async fn remember(&self, holder: &Holder, revision: i64, identity: &Identity);
 
     /// Tells the others the revision that the database has reached.
     async fn tell(&self, revision: i64);

@@ -16,7 +16,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-use crate::auth::{Heard, Identity, KeyHash, Peers};
+use crate::auth::{Heard, Holder, Identity, Peers, Subject};
 use crate::config::{self, Secret};
 use link::Link;
 use news::News;
@@ -24,8 +24,6 @@ use seal::{Broken, Keys, Terms};
 
 /// How long an identity is of use to other gateways. The database's revision ends it sooner.
 const LIFE: Duration = Duration::from_secs(30);
-/// Entries about keys.
-const KEY: &str = "key";
 
 /// Several gateways' shared memory.
 pub struct Redis {
@@ -98,6 +96,22 @@ impl Redis {
         }
     }
 
+    /// The name of the entry about a holder. The kinds are apart, and so are the parts of each.
+    fn name_of(&self, holder: &Holder) -> String {
+        let whole = |parts: &[&str]| serde_json::to_vec(parts).unwrap_or_default();
+        match holder {
+            Holder::Key(hash) => self.keys.name_of("key", hash.to_hex().as_bytes()),
+            Holder::PublicKey(key) => self.keys.name_of("ssh", key.as_bytes()),
+            Holder::Token { user, id } => {
+                self.keys.name_of("token", &whole(&[&user.to_string(), id]))
+            }
+            Holder::Subject(subject) => {
+                let Subject { issuer, subject, token, .. } = &**subject;
+                self.keys.name_of("subject", &whole(&[issuer, subject, token]))
+            }
+        }
+    }
+
     /// The entry of this name, if it is ours and of this revision.
     async fn find(&self, name: &str, revision: i64) -> Option<Vec<u8>> {
         let mut get = redis::cmd("GET");
@@ -124,8 +138,8 @@ impl Redis {
 
 #[async_trait]
 impl Peers for Redis {
-    async fn recall(&self, hash: &KeyHash, revision: i64) -> Option<Identity> {
-        let name = self.keys.name_of(KEY, hash.to_hex().as_bytes());
+    async fn recall(&self, holder: &Holder, revision: i64) -> Option<Identity> {
+        let name = self.name_of(holder);
         let content = self.find(&name, revision).await;
         let identity = content.and_then(|content| serde_json::from_slice(&content).ok());
         let count = if identity.is_some() { &self.recalled } else { &self.missed };
@@ -133,9 +147,9 @@ impl Peers for Redis {
         identity
     }
 
-    async fn remember(&self, hash: &KeyHash, revision: i64, identity: &Identity) {
+    async fn remember(&self, holder: &Holder, revision: i64, identity: &Identity) {
         let Ok(content) = serde_json::to_vec(identity) else { return };
-        let name = self.keys.name_of(KEY, hash.to_hex().as_bytes());
+        let name = self.name_of(holder);
         let life = u32::try_from(LIFE.as_millis()).unwrap_or(u32::MAX);
         let terms = Terms { issued: Timestamp::now(), life, revision };
         let entry = self.keys.seal(&name, &terms, &content);

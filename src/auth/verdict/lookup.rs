@@ -12,7 +12,7 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
 
 use super::{Epoch, Options};
-use crate::auth::{Identity, IdentityStore, KeyHash, Peers, Unavailable};
+use crate::auth::{Holder, Identity, IdentityStore, Peers, Unavailable};
 
 /// The lookups under way.
 pub(super) struct Lookups {
@@ -26,18 +26,18 @@ pub(super) struct Lookups {
 }
 
 /// Those who ask in a later epoch do not share an answer with those of an earlier one.
-type Errand = (KeyHash, Epoch);
+type Errand = (Holder, Epoch);
 type Flight = Shared<oneshot::Receiver<Outcome>>;
 type Outcome = Result<Answer, Unavailable>;
 
 /// What a lookup found.
 #[derive(Clone)]
 pub(super) enum Answer {
-    /// The key is nobody's.
+    /// It is nobody.
     Nobody,
-    /// It is somebody's.
+    /// It is somebody.
     Somebody {
-        /// Whose.
+        /// Who.
         identity: Arc<Identity>,
         /// Whether a peer had read it.
         by_peer: bool,
@@ -57,17 +57,17 @@ impl Lookups {
         }
     }
 
-    /// Whose key has this hash; peers may know, as of this revision.
+    /// Who this is; peers may know, as of this revision.
     ///
     /// # Errors
     /// [`Unavailable`] if the store fails, takes too long, or has too much to do.
     pub(super) async fn ask(
         self: &Arc<Self>,
-        hash: KeyHash,
+        holder: Holder,
         epoch: Epoch,
         revision: Option<i64>,
     ) -> Outcome {
-        match self.board((hash, epoch), revision)?.await {
+        match self.board((holder, epoch), revision)?.await {
             Ok(answer) => answer,
             Err(_) => Err(Unavailable("the lookup was lost".to_owned())),
         }
@@ -90,30 +90,30 @@ impl Lookups {
             }
             let (answer, flight) = oneshot::channel();
             let flight = flight.shared();
-            flights.insert(errand, flight.clone());
+            flights.insert(errand.clone(), flight.clone());
             (answer, flight)
         };
         let landing = Landing { lookups: Arc::clone(self), errand };
         self.runtime.spawn(async move {
-            let (lookups, hash) = (Arc::clone(&landing.lookups), &errand.0);
-            let outcome = lookups.look_up(hash, revision).await;
+            let (lookups, holder) = (Arc::clone(&landing.lookups), landing.errand.0.clone());
+            let outcome = lookups.look_up(&holder, revision).await;
             // nobody may be waiting any more
             let _ = answer.send(outcome.clone());
             drop(landing);
-            lookups.share(hash, revision, &outcome).await;
+            lookups.share(&holder, revision, &outcome).await;
         });
         Ok(flight)
     }
 
-    async fn look_up(&self, hash: &KeyHash, revision: Option<i64>) -> Outcome {
+    async fn look_up(&self, holder: &Holder, revision: Option<i64>) -> Outcome {
         if let (Some(peers), Some(revision)) = (&self.peers, revision)
-            && let Some(identity) = peers.recall(hash, revision).await
+            && let Some(identity) = peers.recall(holder, revision).await
         {
             return Ok(Answer::Somebody { identity: Arc::new(identity), by_peer: true });
         }
         let lookup = async {
             let _permit = self.permits.acquire().await.map_err(|e| Unavailable(e.to_string()))?;
-            self.store.identity_by_hash(hash).await
+            self.store.identity(holder).await
         };
         let answer = timeout(self.timeout, lookup).await;
         let answer = answer.unwrap_or_else(|_| Err(Unavailable("no answer in time".to_owned())))?;
@@ -122,11 +122,11 @@ impl Lookups {
     }
 
     /// Lets the peers know what the store said.
-    async fn share(&self, hash: &KeyHash, revision: Option<i64>, outcome: &Outcome) {
+    async fn share(&self, holder: &Holder, revision: Option<i64>, outcome: &Outcome) {
         if let (Some(peers), Some(revision)) = (&self.peers, revision)
             && let Ok(Answer::Somebody { identity, by_peer: false }) = outcome
         {
-            peers.remember(hash, revision, identity).await;
+            peers.remember(holder, revision, identity).await;
         }
     }
 }

@@ -7,7 +7,7 @@ use crate::auth::{Heard, Peers};
 
 /// A memory that authenticators share, and what each is told.
 struct Shared {
-    entries: Mutex<HashMap<(KeyHash, i64), Identity>>,
+    entries: Mutex<HashMap<(Holder, i64), Identity>>,
     recalls: AtomicUsize,
     told: watch::Sender<Vec<i64>>,
     news: tokio::sync::Mutex<mpsc::UnboundedReceiver<Heard>>,
@@ -40,13 +40,13 @@ impl Shared {
 
 #[async_trait]
 impl Peers for Shared {
-    async fn recall(&self, hash: &KeyHash, revision: i64) -> Option<Identity> {
+    async fn recall(&self, holder: &Holder, revision: i64) -> Option<Identity> {
         self.recalls.fetch_add(1, Ordering::SeqCst);
-        self.entries.lock().get(&(*hash, revision)).cloned()
+        self.entries.lock().get(&(holder.clone(), revision)).cloned()
     }
 
-    async fn remember(&self, hash: &KeyHash, revision: i64, identity: &Identity) {
-        self.entries.lock().insert((*hash, revision), identity.clone());
+    async fn remember(&self, holder: &Holder, revision: i64, identity: &Identity) {
+        self.entries.lock().insert((holder.clone(), revision), identity.clone());
     }
 
     async fn tell(&self, revision: i64) {
@@ -79,7 +79,7 @@ async fn what_a_peer_has_looked_up_is_not_asked_of_the_store_again() {
     let (key, store, shared, [first, second], _stop) = two().await;
     present(&first, &key).await.unwrap();
     shared.until_remembered(1).await;
-    assert_eq!(present(&second, &key).await.unwrap().identity.key.id, 7);
+    assert_eq!(present(&second, &key).await.unwrap().identity.key.as_ref().unwrap().id, 7);
     assert_eq!(store.asked(), 1);
 }
 
