@@ -6,6 +6,7 @@
 pub mod api_key;
 pub mod credential;
 pub mod peers;
+pub mod ssh_key;
 pub mod verdict;
 
 use std::sync::Arc;

@@ -4,6 +4,7 @@
 //! when nothing is left to do, and which goes on deaf when an address cannot be bound.
 
 pub mod certificate;
+mod cluster;
 mod ending;
 mod handover;
 mod signals;
@@ -31,17 +32,18 @@ use tokio::task::{JoinHandle, JoinSet};
 use crate::admin::{self, Admin};
 use crate::auth::Peers;
 use crate::auth::verdict::{Authenticator, Options};
-use crate::config::{Config, Listen, Secret};
+use crate::config::{Config, Listen};
 use crate::gateway::entrance::Entrance;
 use crate::gateway::front::Front;
 use crate::gateway::stage::Stage;
 use crate::gateway::{Gateway, Gauges, Parts};
-use crate::limit::{InProcess, Limits, QuotaStore};
+use crate::limit::Limits;
 use crate::live::Live;
 use crate::live::reload::{self, Reloader};
 use crate::live::watch::FileWatch;
+use crate::route::Door;
 use crate::scheduler::Scheduler;
-use crate::store::{Redis, SharedQuotas, Store};
+use crate::store::Store;
 use crate::telemetry::Logs;
 use crate::telemetry::metrics::{self, Metrics};
 use crate::upstream::health;
@@ -267,7 +269,7 @@ async fn assemble(
     (stage, ending): (watch::Receiver<Stage>, watch::Receiver<bool>),
 ) -> anyhow::Result<Assembled> {
     let store = Arc::new(Store::open(&config.database).await?);
-    let redis = redis(&config, &ending)?;
+    let redis = cluster::redis(&config, &ending)?;
     let peers = redis.clone().map(|redis| redis as Arc<dyn Peers>);
     let options = Options { peers, ..Options::new(config.auth.max_stale, Handle::current()) };
     let authenticator = Arc::new(Authenticator::new(Arc::clone(&store) as _, &options));
@@ -277,7 +279,7 @@ async fn assemble(
     let metrics = Metrics::new()?;
     let ledger = Ledger::new(Arc::clone(&store) as _);
     let keeping = tokio::spawn(Arc::clone(&ledger).keep(ending.clone()));
-    let limits = Limits::new(quotas(redis.as_ref(), &ending));
+    let limits = Limits::new(cluster::quotas(redis.as_ref(), &ending));
     tokio::spawn(Arc::clone(&limits).keep_small());
     let sources = metrics::Sources {
         authenticator: Arc::clone(&authenticator),
@@ -286,13 +288,22 @@ async fn assemble(
         live: Arc::clone(&live),
         log_dropped: logs.dropped(),
     };
-    let scheduler_too = Arc::clone(&scheduler);
-    let (live_too, limits_too) = (Arc::clone(&live), Arc::clone(&limits));
+    let parts = reload::Parts {
+        file,
+        live: Arc::clone(&live),
+        scheduler: Arc::clone(&scheduler),
+        logging: logs.logging(),
+        client: health::client()?,
+        ending,
+    };
+    let reloader = Arc::new(Reloader::new(parts));
     let admin = admin::router(Admin {
-        live: live_too,
-        scheduler: scheduler_too,
-        store,
-        limits: limits_too,
+        live: Arc::clone(&live),
+        scheduler: Arc::clone(&scheduler),
+        store: Arc::clone(&store),
+        authenticator: Arc::clone(&authenticator),
+        reloader: Arc::clone(&reloader),
+        limits: Arc::clone(&limits),
     });
     let gateway = Gateway::new(Parts {
         live: Arc::clone(&live),
@@ -300,58 +311,40 @@ async fn assemble(
         redis,
         limits,
         ledger,
-        scheduler: Arc::clone(&scheduler),
+        scheduler,
         stage: stage.clone(),
         metrics: Arc::clone(&metrics),
+        store,
         admin,
     });
     let gauges = gateway.gauges();
-    let connections = gateway.connections();
-    let conf = Arc::new(ServerConf { max_retries: MOST_ATTEMPTS, ..ServerConf::default() });
-    let proxy = http_proxy(&conf, gateway);
-    let fronts = Front::all(doors, proxy, (&live, &metrics), &connections, &stage);
-    let client = health::client()?;
-    let (live_too, logging) = (Arc::clone(&live), logs.logging());
-    let parts = reload::Parts { file, live: live_too, scheduler, logging, client, ending };
-    let reloader = Arc::new(Reloader::new(parts));
+    let fronts = fronts(&gateway, doors, (&live, &metrics), &stage);
     Ok(Assembled { fronts, gauges, live, reloader, metrics, sources, keeping })
 }
 
-/// What this gateway shares with others, if it does, looked after until the end.
-fn redis(config: &Config, ending: &watch::Receiver<bool>) -> anyhow::Result<Option<Arc<Redis>>> {
-    let Some(settings) = &config.redis else { return Ok(None) };
-    let secret = match &settings.secret {
-        Some(secret) => secret.clone(),
-        None => jwt_secret(config)?,
+/// What stands before the gateway at each listener; at that of `/admin`, if it has its own, last.
+fn fronts(
+    gateway: &Gateway,
+    doors: Vec<Entrance>,
+    (live, metrics): (&Arc<Live>, &Arc<Metrics>),
+    stage: &watch::Receiver<Stage>,
+) -> Vec<Front> {
+    let connections = gateway.connections();
+    let conf = Arc::new(ServerConf { max_retries: MOST_ATTEMPTS, ..ServerConf::default() });
+    let before = |door, entrances| {
+        let proxy = http_proxy(&conf, gateway.at(door));
+        Front::all(entrances, proxy, (live, metrics), &connections, stage)
     };
-    let redis = Redis::new(settings, &secret).map_err(|text| anyhow::anyhow!("redis: {text}"))?;
-    let redis = Arc::new(redis);
-    tokio::spawn(Arc::clone(&redis).tend(ending.clone()));
-    Ok(Some(redis))
-}
-
-/// Where quotas are kept: here, and together with the other gateways if there are any.
-fn quotas(redis: Option<&Arc<Redis>>, ending: &watch::Receiver<bool>) -> Arc<dyn QuotaStore> {
-    let Some(redis) = redis else { return Arc::new(InProcess::default()) };
-    let quotas = SharedQuotas::new(Arc::clone(redis));
-    tokio::spawn(quotas.tend(ending.clone()));
-    Arc::new(quotas)
-}
-
-/// What tokens are signed with: the same on every gateway of a cluster.
-fn jwt_secret(config: &Config) -> anyhow::Result<Secret> {
-    if let Some(secret) = std::env::var("JWT_SECRET").ok().filter(|secret| !secret.is_empty()) {
-        return Ok(Secret::new(secret));
+    if live.load().config.admin.is_none() {
+        return before(Door::Both, doors);
     }
-    let path = config.state_dir.join("jwt_secret");
-    let text = std::fs::read_to_string(&path).with_context(|| {
-        format!("redis: what it holds is sealed with the JWT secret, and {} cannot be read: run `usher init`, or name redis_secret_file", path.display())
-    })?;
-    Ok(Secret::new(text.trim_end().to_owned()))
+    let mut fronts = before(Door::Data, doors);
+    fronts.extend(before(Door::Admin, vec![Entrance::new(None, None)]));
+    fronts
 }
 
 struct Assembled {
-    /// One for each listener, in their order.
+    /// One for each listener, in the order of the sockets.
     fronts: Vec<Front>,
     gauges: Gauges,
     live: Arc<Live>,

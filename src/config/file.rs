@@ -94,9 +94,10 @@ fn sections(root: &Section<'_>) -> Config {
     let tier_names: Vec<&str> = tiers.keys().map(String::as_str).collect();
     let upstreams = upstreams::upstreams(root);
     let state_dir = state::state_dir(root);
-    listen::later(root);
+    let listen = listen::listen(root);
     Config {
-        listen: listen::listen(root),
+        admin: listen::admin(root, &listen),
+        listen,
         metrics: listen::metrics(root),
         database: state::database(root, &state_dir),
         redis: state::redis(root),

@@ -30,12 +30,10 @@ enum Today {
 
 /// Every key that does nothing yet.
 pub(super) const LATER: &[Later] = &[
-    later("admin.address", "the admin API is", Today::Is("same")),
     later("auth.api_keys.path", "keys in paths are", Today::Is("false")),
     later("auth.jwt", "tokens are", Today::Silent),
     later("auth.issuers", "tokens of other issuers are", Today::Is("[]")),
     later("auth.login", "logins are", Today::Silent),
-    later("auth.rotation_grace", "rotation of keys is", Today::Silent),
     later("tiers.*.weight", "weighted queues are", Today::Silent),
     later("tiers.*.num_ctx", RUNNER, Today::Silent),
     later("tiers.*.runner_options", RUNNER, Today::Silent),
