@@ -19,6 +19,7 @@ mod quota;
 mod refusal;
 mod relay;
 mod request_id;
+mod seating;
 pub mod stage;
 mod watchdog;
 
@@ -71,6 +72,7 @@ pub struct Gateway {
     metrics: Arc<Metrics>,
     store: Arc<Store>,
     admin: Router,
+    client: reqwest::Client,
 }
 
 /// What a [`Gateway`] is made of.
@@ -95,6 +97,8 @@ pub struct Parts {
     pub store: Arc<Store>,
     /// What is behind `/admin`.
     pub admin: Router,
+    /// For loads that go on although the client who began them left.
+    pub client: reqwest::Client,
 }
 
 impl Gateway {
@@ -115,6 +119,7 @@ impl Gateway {
             metrics: parts.metrics,
             store: parts.store,
             admin: parts.admin,
+            client: parts.client,
         }
     }
 
