@@ -94,13 +94,13 @@ fn sections(root: &Section<'_>) -> Config {
     let tier_names: Vec<&str> = tiers.keys().map(String::as_str).collect();
     let upstreams = upstreams::upstreams(root);
     let state_dir = state::state_dir(root);
-    state::redis(root);
     let listen = listen::listen(root);
     Config {
         admin: listen::admin(root, &listen),
         listen,
         metrics: listen::metrics(root),
         database: state::database(root, &state_dir),
+        redis: state::redis(root),
         state_dir,
         auth: auth::auth(root, &tier_names),
         restrict: tiers::restrict(root, &tier_names),
