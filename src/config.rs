@@ -5,6 +5,7 @@
 
 pub mod file;
 pub mod secret;
+pub mod taming;
 pub mod units;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,6 +17,7 @@ use ipnet::IpNet;
 
 pub use file::{Problems, locate};
 pub use secret::Secret;
+pub use taming::Taming;
 pub use units::{ByteSize, Rate};
 
 /// Everything that `usher.yaml` says, defaults filled in and every value checked.
@@ -129,6 +131,8 @@ pub struct Tier {
     pub max_queue_wait: Option<Duration>,
     /// Whether requests may leave the box (models named `…:cloud`, web-search tools).
     pub cloud: bool,
+    /// What its requests may do to a model that others share.
+    pub taming: Taming,
 }
 
 /// What a route is for; a tier allows classes.

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::auth::Principal;
-use crate::config::{Config, Tier};
+use crate::config::{Config, Taming, Tier};
 use crate::model::{ModelName, Pattern};
 use crate::route::{Class, Route};
 
@@ -40,6 +40,7 @@ pub struct RoutePermit {
     cloud: bool,
     concurrency: u32,
     max_queue_wait: Duration,
+    taming: Taming,
 }
 
 /// Decides whether the caller may use the route.
@@ -58,6 +59,7 @@ pub fn authorise_route(
         cloud: true,
         concurrency: key.concurrency.unwrap_or(u32::MAX),
         max_queue_wait: Duration::MAX,
+        taming: Taming::NONE,
     };
     for name in std::iter::once(&user.tier).chain(&key.tier) {
         let tier =
@@ -67,6 +69,7 @@ pub fn authorise_route(
         permit.concurrency = permit.concurrency.min(tier.concurrency);
         let wait = tier.max_queue_wait.unwrap_or(rules.max_queue_wait);
         permit.max_queue_wait = permit.max_queue_wait.min(wait);
+        permit.taming = permit.taming.and(tier.taming);
     }
     Ok(permit)
 }
@@ -112,6 +115,19 @@ impl RoutePermit {
         if self.cloud { Ok(()) } else { Err(Denied::WebSearch) }
     }
 
+    /// Decides whether the caller may unload a model, which then is gone for everybody.
+    ///
+    /// # Errors
+    /// [`Denied::Unloading`] if a tier does not manage models.
+    pub fn authorise_unloading(&self) -> Result<(), Denied> {
+        if self.taming.unloading { Ok(()) } else { Err(Denied::Unloading) }
+    }
+
+    /// What the caller's requests may do to a model that others share.
+    pub fn taming(&self) -> Taming {
+        self.taming
+    }
+
     /// Whether the model belongs in a list that the caller sees: whether they may use it.
     pub fn may_see(&self, model: &ModelName) -> bool {
         (self.cloud || !model.is_cloud()) && self.lists_have(model)
@@ -147,12 +163,18 @@ pub enum Denied {
         /// As the client wrote it.
         model: String,
     },
+    /// Nobody may have a prompt rendered: it shows what the model's own part of it is.
+    #[error("'_debug_render_only' is not allowed")]
+    Rendering,
     /// A tier does not allow the route.
     #[error("Role '{role}' not authorized for this endpoint")]
     Route {
         /// The tier.
         role: String,
     },
+    /// The model would be gone for everybody.
+    #[error("Unloading a model is not allowed for this key")]
+    Unloading,
     /// The search would run outside this box.
     #[error("Web search runs outside this server, which is not allowed for this key")]
     WebSearch,
@@ -194,6 +216,7 @@ mod tests {
                 concurrency,
                 max_queue_wait: None,
                 cloud: false,
+                taming: Taming::by_default(allow.contains(&Manage)),
             };
             self.tiers.entry(name.to_owned()).insert_entry(tier).into_mut()
         }
@@ -362,6 +385,25 @@ mod tests {
     }
 
     #[test]
+    fn what_may_be_done_to_a_model_is_what_every_tier_allows() {
+        let mut house = House::new();
+        house.add("lab", &[Inference, Manage], 1).taming.max_output = Some(100);
+        for (caller, max_output, runner_options, unloading) in [
+            (caller("admin", None), None, true, true),
+            (caller("admin", Some("free")), None, false, false),
+            (caller("free", Some("admin")), None, false, false),
+            (caller("lab", None), Some(100), true, true),
+            (caller("admin", Some("lab")), Some(100), true, true),
+            (caller("lab", Some("premium")), Some(100), false, false),
+        ] {
+            let permit = house.chat(&caller);
+            let taming = permit.taming();
+            assert_eq!((taming.max_output, taming.runner_options), (max_output, runner_options));
+            assert_eq!(permit.authorise_unloading().is_ok(), unloading, "{caller:?}");
+        }
+    }
+
+    #[test]
     fn refusals_say_what_the_contract_says() {
         let house = House::new();
         let keyed = with_key("free", None, |key| key.models = list(&["y"]));
@@ -382,6 +424,10 @@ mod tests {
             (
                 permit.authorise_web_search().unwrap_err(),
                 "Web search runs outside this server, which is not allowed for this key",
+            ),
+            (
+                permit.authorise_unloading().unwrap_err(),
+                "Unloading a model is not allowed for this key",
             ),
         ] {
             assert_eq!(denied.to_string(), text);

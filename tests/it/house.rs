@@ -12,7 +12,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("client", &["config"]),
     ("config", &[]),
     ("model", &[]),
-    ("payload", &["model", "route"]),
+    ("payload", &["config", "model", "route"]),
     ("policy", &["auth", "config", "model", "route"]),
     ("route", &["config"]),
     ("store", &["auth", "config", "usage"]),

@@ -32,5 +32,6 @@ mod store;
 mod streams;
 mod support;
 mod table;
+mod tame;
 mod tls;
 mod wire;
