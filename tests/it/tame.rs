@@ -275,7 +275,7 @@ fn a_large_body_is_changed_in_its_middle_and_arrives_whole() {
     let chunked = request.body(halves(r#","num_gpu":12345"#)).chunked().send();
     assert_eq!(chunked.status, 200, "{}", chunked.text());
     let expected = halves(r#","num_gpu":null"#);
-    let direct = sims[0].request("POST", "/api/generate").body(expected.clone()).send();
+    let direct = sims[0].request("POST", "/api/generate").body(expected).send();
     assert_eq!(direct.status, 200, "{}", direct.text());
     let requests = sims[0].requests();
     let of_answers: Vec<_> =

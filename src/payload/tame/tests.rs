@@ -380,7 +380,7 @@ proptest! {
                 prop_assert!(stay(&value).is_none_or(|given| stay(&before) == Some(given) || given == Stay::For(most.as_secs_f64() * 1e9)));
             }
         }
-        prop_assert_eq!(tamed(path, &taming, &after), after.clone(), "once is enough");
+        prop_assert_eq!(tamed(path, &taming, &after), after, "once is enough");
     }
 
     #[test]
