@@ -41,6 +41,8 @@ pub struct Config {
     pub upstreams: Vec<Upstream>,
     /// Bounds of the queue in front of the instances.
     pub balance: Balance,
+    /// How often a client that waits for a stream of events hears so; `None` is never.
+    pub comments: Option<Duration>,
     /// How instances are probed.
     pub health: Health,
     /// The origins whose pages may call from a browser, as browsers write them.

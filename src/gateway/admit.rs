@@ -14,6 +14,7 @@ use pingora::{Error, ErrorType};
 use super::Gateway;
 use super::body::{self, Unread};
 use super::ctx::{Ctx, Target};
+use super::patience;
 use super::refusal::Refusal;
 use crate::auth::AuthError;
 use crate::model::{BadName, ModelName};
@@ -79,6 +80,8 @@ pub(super) async fn admit(
             let model = ready.payload.model.unwrap_or_default();
             let wanted = Destination { model, web_search: ready.payload.web_search };
             name_model(ctx, &permit, &wanted)?;
+            patience::begin(session, ctx, inference)
+                .map_err(|error| Refusal::internal(error.to_string()))?;
             take_seat(gateway, session, ctx, &permit).await?;
             Ok(Admitted::Proxied)
         }

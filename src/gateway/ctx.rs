@@ -13,6 +13,7 @@ use super::body::Reservation;
 use super::cors;
 use super::finish::InFlight;
 use super::outgoing::Outgoing;
+use super::patience::Belated;
 use super::refusal::Refusal;
 use super::watchdog::Watchdog;
 use crate::auth::Principal;
@@ -84,6 +85,8 @@ pub struct Ctx {
     pub(super) attempts: Attempts,
     /// How long things took.
     pub(super) timings: Timings,
+    /// A refusal of the instance's that has to become an event.
+    pub(super) belated: Option<Belated>,
     /// Keeps the deadlines.
     pub(super) watchdog: Option<Arc<Watchdog>>,
     /// The no, if it was one.
@@ -168,6 +171,7 @@ impl Ctx {
             outgoing: Outgoing::default(),
             attempts: Attempts::default(),
             timings: Timings::default(),
+            belated: None,
             watchdog: None,
             refusal: None,
             complete: false,

@@ -42,8 +42,9 @@ impl Drop for InFlight {
 
 /// Settles a request: once, whatever happened.
 pub(super) fn finish(metrics: &Metrics, session: &Session, error: Option<&Error>, ctx: &mut Ctx) {
+    let comforted = ctx.is_comforted();
     if let Some(watchdog) = &ctx.watchdog {
-        watchdog.rest();
+        watchdog.forget();
     }
     note_change(session, ctx);
     ctx.target = None;
@@ -52,7 +53,7 @@ pub(super) fn finish(metrics: &Metrics, session: &Session, error: Option<&Error>
     let status = session
         .response_written()
         .filter(|response| !response.status.is_informational())
-        .map_or(0, |response| response.status.as_u16());
+        .map_or(if comforted { 200 } else { 0 }, |response| response.status.as_u16());
     write_line(session, error, ctx, status);
     count(metrics, error, ctx, status);
 }

@@ -76,8 +76,8 @@ fn a_plaintext_credential_lives_only_inside_auth() {
 
 #[test]
 fn every_refusal_passes_through_one_file() {
-    // what wraps a stream of HTTP/2 only hands on
-    let allowed = ["gateway/refusal", "gateway/local", "gateway/h2"];
+    // what wraps a stream of HTTP/2 only hands on; a head in advance is no refusal
+    let allowed = ["gateway/refusal", "gateway/local", "gateway/h2", "gateway/patience"];
     let writing =
         ["write_response_header", "write_error_response", "respond_error", "ResponseHeader::build"];
     hold("answers a client by itself", |source| {

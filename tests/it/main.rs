@@ -24,6 +24,7 @@ mod house;
 mod install;
 mod logs;
 mod metrics;
+mod patience;
 mod record;
 mod reload;
 mod sdk;
