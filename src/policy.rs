@@ -477,10 +477,6 @@ mod tests {
                 permit.authorise_web_search().unwrap_err(),
                 "Web search runs outside this server, which is not allowed for this key",
             ),
-            (
-                permit.authorise_unloading().unwrap_err(),
-                "Unloading a model is not allowed for this key",
-            ),
         ] {
             assert_eq!(denied.to_string(), text);
         }
