@@ -59,7 +59,7 @@ pub(super) fn head(ctx: &Ctx) -> Result<Box<ResponseHeader>> {
     head.insert_header("Content-Type", "text/event-stream")?;
     head.insert_header("Cache-Control", "no-cache")?;
     head.insert_header("Transfer-Encoding", "chunked")?;
-    head.insert_header("X-Request-Id", &ctx.request_id)?;
+    head.insert_header("X-Request-Id", ctx.request_id.value())?;
     cors::grant(&mut head, ctx)?;
     Ok(Box::new(head))
 }
