@@ -72,6 +72,11 @@ impl Edits {
         self.members.push_str(member);
     }
 
+    /// Whether nothing changes.
+    pub(super) fn is_empty(&self) -> bool {
+        self.list.is_empty() && self.members.is_empty()
+    }
+
     /// The changed body in memory of its own, or none if nothing changes.
     pub(super) fn apply(mut self, body: &[u8], end: End) -> Option<Bytes> {
         if !self.members.is_empty() {

@@ -45,7 +45,7 @@ const OPTIONS: [&str; 16] = [
 /// A request's body, made ready to travel.
 #[derive(Debug)]
 pub struct Ready {
-    /// What it says, as the client wrote it.
+    /// What it says, as it travels.
     pub payload: Payload,
     /// What it travels as, if that differs.
     pub rewritten: Option<Bytes>,
@@ -101,11 +101,17 @@ pub fn prepare(
     let unloads = tamer.keep_alive()? && route.is_idle(&payload.spots);
     tamer.output(&route)?;
     let mut edits = tamer.edits;
+    let tamed = !edits.is_empty();
     if asks_usage {
         ask_for_usage(&mut edits, &payload.usage);
     }
     let rewritten = edits.apply(body, payload.spots.end);
-    Ok(Ready { rewritten, asks_usage, unloads, fit, ..ready })
+    // whoever plans with the request plans with what the instance will see
+    let payload = match &rewritten {
+        Some(body) if tamed => inspect(body)?,
+        _ => ready.payload,
+    };
+    Ok(Ready { payload, rewritten, asks_usage, unloads, fit, ..ready })
 }
 
 /// Without it a `/v1` stream says nothing about its tokens; what it brings, the client never sees.
