@@ -10,7 +10,7 @@ mod form;
 mod tame;
 pub(crate) mod walk;
 
-pub use estimate::estimate_tokens;
+pub use estimate::{Expected, estimate_tokens, expect_tokens};
 pub use form::inspect_form;
 pub use tame::{Fit, Ready, prepare};
 

@@ -14,6 +14,7 @@ use super::cors;
 use super::finish::InFlight;
 use super::outgoing::Outgoing;
 use super::patience::Belated;
+use super::quota::Quota;
 use super::refusal::Refusal;
 use super::request_id::RequestId;
 use super::watchdog::Watchdog;
@@ -60,6 +61,8 @@ pub struct Ctx {
     pub(super) body: Option<Bytes>,
     /// Its share of the memory for bodies.
     pub(super) reservation: Option<Reservation>,
+    /// What it holds of its sender's limits.
+    pub(super) quota: Quota,
     /// Tokens that the body is estimated to have, where that is what was asked.
     pub(super) estimate: u64,
     /// What it needs of an instance.
@@ -76,6 +79,10 @@ pub struct Ctx {
     pub(super) max_wait: Duration,
     /// Whether the usage chunk was asked for by us.
     pub(super) strip_usage: bool,
+    /// Whether its model had to be loaded first.
+    pub(super) cold: bool,
+    /// Whether the instance does what was asked: its answer is no error.
+    pub(super) served: bool,
     /// Reads the token counts from the answer.
     pub(super) meter: Option<Meter>,
     /// Whether the answer is a stream of server-sent events.
@@ -136,6 +143,8 @@ pub struct Timings {
     pub(super) first_byte: Option<Duration>,
     /// From arrival to the first piece of the instance's answer.
     pub(super) first_piece: Option<Duration>,
+    /// From arrival to the end of the instance's answer.
+    pub(super) last_byte: Option<Duration>,
     /// Our own work until it was clear what becomes of the request: an instance, or an answer.
     pub(super) overhead: Option<Duration>,
 }
@@ -159,6 +168,7 @@ impl Ctx {
             model: None,
             body: None,
             reservation: None,
+            quota: Quota::default(),
             estimate: 0,
             wish: None,
             target: None,
@@ -167,6 +177,8 @@ impl Ctx {
             streams: false,
             max_wait: Duration::ZERO,
             strip_usage: false,
+            cold: false,
+            served: false,
             meter: None,
             sse: false,
             outgoing: Outgoing::default(),

@@ -20,6 +20,7 @@ use serde_json::Value;
 
 use super::cors;
 use super::ctx::Ctx;
+use super::quota;
 use super::refusal::Refusal;
 use crate::route::{Inference, StreamFormat};
 
@@ -60,6 +61,7 @@ pub(super) fn head(ctx: &Ctx) -> Result<Box<ResponseHeader>> {
     head.insert_header("Cache-Control", "no-cache")?;
     head.insert_header("Transfer-Encoding", "chunked")?;
     head.insert_header("X-Request-Id", ctx.request_id.value())?;
+    quota::tell(&mut head, ctx)?;
     cors::grant(&mut head, ctx)?;
     Ok(Box::new(head))
 }

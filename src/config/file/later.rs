@@ -38,15 +38,11 @@ pub(super) const LATER: &[Later] = &[
     later("auth.issuers", "tokens of other issuers are", Today::Is("[]")),
     later("auth.login", "logins are", Today::Silent),
     later("auth.rotation_grace", "rotation of keys is", Today::Silent),
-    later("tiers.*.requests", QUOTAS, Today::Silent),
-    later("tiers.*.reads", QUOTAS, Today::Silent),
-    later("tiers.*.tokens", QUOTAS, Today::Silent),
     later("tiers.*.weight", "weighted queues are", Today::Silent),
     later("upstreams.[].gpu", "placement by graphics card is", Today::Silent),
     later("manage.default", "management of all instances at once is", Today::Except("all")),
 ];
 
-const QUOTAS: &str = "quotas are";
 
 const fn later(path: &'static str, feature: &'static str, today: Today) -> Later {
     Later { path, feature, today }
