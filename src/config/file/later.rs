@@ -43,7 +43,6 @@ pub(super) const LATER: &[Later] = &[
     later("manage.default", "management of all instances at once is", Today::Except("all")),
 ];
 
-
 const fn later(path: &'static str, feature: &'static str, today: Today) -> Later {
     Later { path, feature, today }
 }
