@@ -25,7 +25,8 @@ use usher::model::ModelName;
 use usher::payload;
 use usher::policy::{self, Rules};
 use usher::route;
-use usher::scheduler::{Facts, Post, Scheduler, Surface, Ticket, Wish};
+use usher::scheduler::core::{Admitted, Core, Ending};
+use usher::scheduler::{Facts, Outcome, Payer, Post, Scheduler, Surface, Ticket, Wish};
 use usher::usage::{Format, Meter};
 
 criterion_group!(benches, admitting, inspecting, metering, seating);
@@ -184,7 +185,8 @@ fn scheduler() -> Arc<Scheduler> {
     let models: HashSet<_> =
         ModelName::parse("llama3.2").iter().map(|name| name.key().clone()).collect();
     let models = Arc::new(models);
-    let facts = Facts { up: true, answered: true, models: Arc::clone(&models), residents: models };
+    let residents = Arc::clone(&models);
+    let facts = Facts { up: true, answered: true, models, residents, ..Facts::default() };
     let posts = (0..).zip(&config.upstreams);
     let posts = posts.map(|(id, upstream)| Post { id, upstream, facts: Some(facts.clone()) });
     scheduler.reconfigure(posts.collect(), &config.balance);
@@ -193,8 +195,18 @@ fn scheduler() -> Arc<Scheduler> {
 
 fn wish(user: i64) -> Wish {
     let model = ModelName::parse("llama3.2").ok().map(|name| name.key().clone());
-    let surface = Surface::Ollama;
-    Wish { model, surface, user, concurrency: u32::MAX, excluded: Vec::new(), number: None }
+    Wish {
+        model,
+        surface: Surface::Ollama,
+        runner: payload::Runner::default(),
+        payer: Payer { user, end_user: 0, weight: 1 },
+        concurrency: u32::MAX,
+        prompt: Arc::default(),
+        most_output: None,
+        deadline: None,
+        excluded: Vec::new(),
+        number: None,
+    }
 }
 
 fn config() -> Config {

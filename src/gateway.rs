@@ -15,6 +15,7 @@ mod local;
 mod outgoing;
 mod refusal;
 mod relay;
+mod seating;
 pub mod stage;
 mod watchdog;
 
@@ -58,6 +59,7 @@ pub struct Gateway {
     connections: Arc<Connections>,
     metrics: Arc<Metrics>,
     admin: Router,
+    client: reqwest::Client,
 }
 
 /// What a [`Gateway`] is made of.
@@ -74,6 +76,8 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     /// What is behind `/admin`.
     pub admin: Router,
+    /// For loads that go on although the client who began them left.
+    pub client: reqwest::Client,
 }
 
 impl Gateway {
@@ -89,6 +93,7 @@ impl Gateway {
             connections: Arc::default(),
             metrics: parts.metrics,
             admin: parts.admin,
+            client: parts.client,
         }
     }
 

@@ -39,6 +39,7 @@ pub struct RoutePermit {
     models: Vec<Vec<Pattern>>,
     cloud: bool,
     concurrency: u32,
+    weight: u32,
     max_queue_wait: Duration,
 }
 
@@ -57,6 +58,7 @@ pub fn authorise_route(
         models: key.models.iter().map(|list| patterns(list)).collect(),
         cloud: true,
         concurrency: key.concurrency.unwrap_or(u32::MAX),
+        weight: u32::MAX,
         max_queue_wait: Duration::MAX,
     };
     for name in std::iter::once(&user.tier).chain(&key.tier) {
@@ -65,6 +67,7 @@ pub fn authorise_route(
         permit.models.extend(tier.models.iter().map(|list| patterns(list)));
         permit.cloud &= tier.cloud;
         permit.concurrency = permit.concurrency.min(tier.concurrency);
+        permit.weight = permit.weight.min(tier.weight);
         let wait = tier.max_queue_wait.unwrap_or(rules.max_queue_wait);
         permit.max_queue_wait = permit.max_queue_wait.min(wait);
     }
@@ -120,6 +123,11 @@ impl RoutePermit {
     /// Seats that the caller may hold at once.
     pub fn concurrency(&self) -> u32 {
         self.concurrency
+    }
+
+    /// Share of the box.
+    pub fn weight(&self) -> u32 {
+        self.weight
     }
 
     /// Longest wait in the queue.
@@ -193,6 +201,7 @@ mod tests {
                 models: None,
                 concurrency,
                 max_queue_wait: None,
+                weight: 1,
                 cloud: false,
             };
             self.tiers.entry(name.to_owned()).insert_entry(tier).into_mut()

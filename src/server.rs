@@ -280,6 +280,7 @@ async fn assemble(
         stage: stage.clone(),
         metrics: Arc::clone(&metrics),
         admin,
+        client: health::client()?,
     });
     let gauges = gateway.gauges();
     let connections = gateway.connections();

@@ -1,11 +1,12 @@
 //! The instances: what they are, what they have, and how they fare.
 //!
 //! [`health`] probes them, [`models`] reads their lists and merges them, [`peer`] is how Pingora
-//! reaches them.
+//! reaches them, [`warm`] has a model loaded.
 
 pub mod health;
 pub mod models;
 pub mod peer;
+pub mod warm;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

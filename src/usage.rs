@@ -100,6 +100,7 @@ impl Counts {
 #[derive(Debug)]
 pub struct Meter {
     counts: Counts,
+    pieces: u64,
     reader: Reader,
     cutter: Option<Box<Cutter>>,
 }
@@ -130,13 +131,14 @@ impl Meter {
         };
         let strips = strip_usage && format == Format::SseOpenAi;
         let cutter = strips.then(Box::default);
-        Self { counts: Counts::default(), reader, cutter }
+        Self { counts: Counts::default(), pieces: 0, reader, cutter }
     }
 
     /// Takes what came from the instance, returns what goes to the client now: the same buffer,
     /// unless usage is stripped and an event has to be cut or waited for.
     #[must_use]
     pub fn push(&mut self, chunk: Bytes) -> Bytes {
+        self.pieces += 1;
         match &mut self.reader {
             Reader::Lines(lines) => lines.push(&chunk, &mut self.counts),
             Reader::Events(events) => events.push(&chunk, &mut self.counts),
@@ -159,6 +161,13 @@ impl Meter {
             events.finish(&mut self.counts);
         }
         self.cutter.as_mut()?.finish()
+    }
+
+    /// Chunks that came so far: of a stream about as many as tokens, for instances send each as
+    /// soon as they have it.
+    #[must_use]
+    pub fn pieces(&self) -> u64 {
+        self.pieces
     }
 
     /// What has been read so far.

@@ -13,7 +13,7 @@ use pingora::proxy::Session;
 use tower::ServiceExt;
 
 use super::Gateway;
-use super::admit::client_gone;
+use super::seating::client_gone;
 use super::ctx::Ctx;
 use super::local;
 use super::refusal::Refusal;

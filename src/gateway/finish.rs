@@ -46,7 +46,7 @@ pub(super) fn finish(metrics: &Metrics, session: &Session, error: Option<&Error>
         watchdog.rest();
     }
     note_change(session, ctx);
-    ctx.target = None;
+    ctx.free_seat();
     ctx.reservation = None;
     ctx.body = None;
     let status = session
@@ -129,12 +129,32 @@ fn write_line(session: &Session, error: Option<&Error>, ctx: &Ctx, status: u16) 
         tokens_out: counts.completion,
         auth_ms: ctx.timings.auth.map(ms),
         queue_ms: ctx.timings.queue.map(ms),
+        seats: seats(ctx),
         first_byte_ms: ctx.timings.first_byte.map(ms),
         total_ms: ms(ctx.start.elapsed()),
         outcome: outcome(ctx, error),
         cause: cause.as_deref(),
     }
     .write(ctx.config.log.access);
+}
+
+/// Why it sat where it sat: each instance that there was, with the seconds to the first token that
+/// were expected of it, and what they were made of.
+fn seats(ctx: &Ctx) -> Option<String> {
+    use std::fmt::Write as _;
+    let mut text = String::with_capacity(32 * ctx.candidates.len());
+    for it in &ctx.candidates {
+        let name = ctx.fleet.get(it.instance).map_or("?", |instance| &instance.config.name);
+        let space = if text.is_empty() { "" } else { " " };
+        // writing into memory cannot fail
+        let _ = write!(text, "{space}{name}={:.3}", it.seconds());
+        for (what, part) in [("load", it.load), ("wait", it.wait)] {
+            if part > 0.0 {
+                let _ = write!(text, "+{what}");
+            }
+        }
+    }
+    (!text.is_empty()).then_some(text)
 }
 
 fn outcome(ctx: &Ctx, error: Option<&Error>) -> &'static str {

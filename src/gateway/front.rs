@@ -243,6 +243,7 @@ impl Arrival {
             tokens_out: None,
             auth_ms: None,
             queue_ms: None,
+            seats: None,
             first_byte_ms: None,
             total_ms: ms(self.begun.elapsed()),
             outcome: refusal.reason,

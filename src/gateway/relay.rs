@@ -9,11 +9,12 @@ use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, Result, RetryType};
 
 use super::Gateway;
-use super::admit::{self, Stop};
+use super::admit::Stop;
 use super::body;
 use super::ctx::{Ctx, Target};
 use super::h2;
 use super::refusal::{self, Refusal};
+use super::seating;
 use super::watchdog::Deadline;
 use crate::route::{Action, StreamFormat};
 use crate::scheduler::{Outcome, Refused, Surface, Wish};
@@ -75,11 +76,11 @@ async fn move_on(gateway: &Gateway, session: &mut Session, ctx: &mut Ctx) -> Res
     let found = match ctx.target.take() {
         Some(Target::Seat(seat)) => {
             let Some(wish) = ctx.wish.clone() else { return Err(nowhere_else(ctx)) };
-            let elsewhere = seat.elsewhere(Wish { excluded: failed.clone(), ..wish });
-            let waiting =
-                elsewhere.map(|ticket| admit::wait_for_seat(gateway, session, ctx, ticket));
-            match waiting {
-                Ok(waiting) => Ok(Target::Seat(waiting.await?)),
+            match seat.elsewhere(Wish { excluded: failed.clone(), ..wish }) {
+                Ok(ticket) => {
+                    let seat = seating::wait_for_seat(gateway, session, ctx, ticket).await?;
+                    Ok(Target::Seat(seat))
+                }
                 Err(refused) => Err(refused),
             }
         }
@@ -95,7 +96,7 @@ async fn move_on(gateway: &Gateway, session: &mut Session, ctx: &mut Ctx) -> Res
             Ok(())
         }
         Err(Refused::Nowhere(_)) => Err(nowhere_else(ctx)),
-        Err(full) => Err(admit::no_place(gateway, ctx, full).into()),
+        Err(full) => Err(seating::no_place(gateway, ctx, full).into()),
     }
 }
 
@@ -254,7 +255,7 @@ pub(super) fn passing(
     }
     if end_of_stream {
         ctx.complete = true;
-        ctx.target = None;
+        ctx.free_seat();
         // an error in the stream is visible as it is; an end that is none would not be
         if ctx.ended_early() && !ctx.meter.as_ref().is_some_and(|meter| meter.counts().errored) {
             ctx.refusal = Some(Refusal::broken(ctx.instance_name()));
@@ -304,7 +305,7 @@ fn was_stale(error: &Error, ctx: &Ctx, reused: bool) -> bool {
 /// The last word on a request that failed.
 pub(super) async fn give_up(session: &mut Session, error: &Error, ctx: &mut Ctx) -> FailToProxy {
     // what the instance held is free, however long the client takes to read why
-    ctx.target = None;
+    ctx.free_seat();
     // Pingora closes the connection behind this answer: the client should know
     session.set_keepalive(None);
     let expired = ctx.watchdog.as_ref().is_some_and(|watchdog| watchdog.expired().is_some());

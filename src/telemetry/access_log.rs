@@ -56,6 +56,10 @@ pub struct AccessLine<'a> {
     /// Time in the queue.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub queue_ms: Option<f64>,
+    /// The instances that could have had it, each with the seconds to the first token that were
+    /// expected of it; `+load` where its model had to be loaded, `+wait` where no slot was free.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seats: Option<String>,
     /// Time from the request's arrival to the first byte of the instance's answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub first_byte_ms: Option<f64>,
@@ -137,6 +141,7 @@ mod tests {
             tokens_out: Some(3),
             auth_ms: Some(0.012),
             queue_ms: None,
+            seats: None,
             first_byte_ms: None,
             total_ms: 1.5,
             outcome: "ok",

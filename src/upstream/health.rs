@@ -4,7 +4,7 @@
 //! Ollama is up: `/api/ps` takes locks that Ollama holds for seconds while it unloads a model, so
 //! its slowness is no sign of death.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -93,7 +93,7 @@ impl Prober {
                     found = self.probe() => found,
                     _ = stop.wait_for(|stopping| *stopping) => return,
                 };
-                scheduler.learn(self.instance.id, found);
+                scheduler.learn(self.instance.id, &found);
             }
             let pause = match self.all_is_well(&scheduler) {
                 true => self.health.interval,
@@ -133,6 +133,8 @@ impl Prober {
             answered,
             models: Arc::clone(&lists.models),
             residents: Arc::clone(&lists.residents),
+            sizes: Arc::clone(&lists.sizes),
+            memory: Arc::clone(&lists.memory),
         };
         self.instance.state.status.store(Arc::new(Status { up: self.streak.up, lists }));
         self.due = false;
@@ -175,6 +177,8 @@ impl Prober {
             remote: keys(installed.iter().filter(|entry| entry.name.is_cloud())),
             models: Arc::new(keys(&installed)),
             residents: Arc::new(keys(&resident)),
+            sizes: Arc::new(sizes(&installed)),
+            memory: Arc::new(sizes(&resident)),
             catalogue: models::catalogue_of(&installed),
             installed,
             resident,
@@ -236,6 +240,11 @@ impl Streak {
 
 fn keys<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> HashSet<ModelKey> {
     entries.into_iter().map(|entry| entry.name.key().clone()).collect()
+}
+
+fn sizes(entries: &[Entry]) -> HashMap<ModelKey, u64> {
+    let told = entries.iter().filter_map(|it| Some((it.name.key().clone(), it.bytes?)));
+    told.collect()
 }
 
 fn parse_version(body: &[u8]) -> Result<String, serde_json::Error> {

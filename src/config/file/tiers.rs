@@ -12,7 +12,7 @@ use crate::config::{Rate, RouteClass, Tier};
 pub(super) fn tiers(root: &Section<'_>) -> BTreeMap<String, Tier> {
     let mut tiers = defaults();
     let Some(item) = root.item("tiers") else { return tiers };
-    let like_free = tiers.get("free").cloned().unwrap_or_else(|| tier(&[], 1));
+    let like_free = tiers.get("free").cloned().unwrap_or_else(|| tier(&[], 1, 1));
     let read = item.entries(|name, item| {
         if !values::is_name(name) {
             item.wrong(values::NAME);
@@ -27,15 +27,15 @@ pub(super) fn tiers(root: &Section<'_>) -> BTreeMap<String, Tier> {
 fn defaults() -> BTreeMap<String, Tier> {
     use RouteClass::{Admin, Inference, Manage, Read};
     BTreeMap::from([
-        ("free".to_owned(), tier(&[Read, Inference], 2)),
-        ("premium".to_owned(), tier(&[Read, Inference], 8)),
-        ("admin".to_owned(), tier(&[Read, Inference, Manage, Admin], 32)),
+        ("free".to_owned(), tier(&[Read, Inference], 2, 1)),
+        ("premium".to_owned(), tier(&[Read, Inference], 8, 4)),
+        ("admin".to_owned(), tier(&[Read, Inference, Manage, Admin], 32, 8)),
     ])
 }
 
-fn tier(allow: &[RouteClass], concurrency: u32) -> Tier {
+fn tier(allow: &[RouteClass], concurrency: u32, weight: u32) -> Tier {
     let allow = allow.iter().copied().collect();
-    Tier { allow, models: None, concurrency, max_queue_wait: None, cloud: false }
+    Tier { allow, models: None, concurrency, max_queue_wait: None, weight, cloud: false }
 }
 
 fn one(s: &Section<'_>, before: &Tier) -> Tier {
@@ -58,6 +58,7 @@ fn one(s: &Section<'_>, before: &Tier) -> Tier {
             Some(item) => item.scalar(values::time),
             None => before.max_queue_wait,
         },
+        weight: s.get("weight", values::whole(1..=1_000)).unwrap_or(before.weight),
         cloud: s.get("cloud", values::boolean).unwrap_or(before.cloud),
     }
 }
@@ -95,7 +96,6 @@ fn later(s: &Section<'_>) {
     for key in ["requests", "reads", "tokens"] {
         s.get(key, values::parsed::<Rate>);
     }
-    s.get("weight", values::whole::<u32>(1..=1_000));
     s.get("num_ctx", |scalar| bound(scalar, &["allow"], &["max", "pin"], "32768", is_count));
     s.get("runner_options", values::word(&[("drop", ()), ("allow", ())]));
     let is_time = |text: &str| crate::config::units::parse_duration(text).is_ok();
