@@ -18,7 +18,7 @@ use tokio::runtime::Runtime;
 
 use usher::auth::verdict::{Authenticator, Options};
 use usher::auth::{
-    Identity, IdentityStore, Key, KeyHash, Method as Proof, Principal, Unavailable, User, api_key,
+    Holder, Identity, IdentityStore, Key, Method as Proof, Principal, Unavailable, User, api_key,
 };
 use usher::config::Config;
 use usher::model::ModelName;
@@ -41,7 +41,8 @@ fn admitting(c: &mut Criterion) {
     let known = KnownCaller::new();
     group.bench_function("credential, remembered", |b| b.iter(|| known.is_welcome()));
     let config = config();
-    let principal = Principal { identity: Arc::new(identity()), method: Proof::ApiKey };
+    let principal =
+        Principal { identity: Arc::new(identity()), method: Proof::ApiKey, token: None };
     group.bench_function("policy", |b| {
         let Ok(found) = route::find(&Method::POST, b"/api/chat") else { return };
         b.iter(|| {
@@ -93,7 +94,7 @@ struct OneUser;
 
 #[async_trait]
 impl IdentityStore for OneUser {
-    async fn identity_by_hash(&self, _: &KeyHash) -> Result<Option<Identity>, Unavailable> {
+    async fn identity(&self, _: &Holder) -> Result<Option<Identity>, Unavailable> {
         Ok(Some(identity()))
     }
 
@@ -105,8 +106,18 @@ impl IdentityStore for OneUser {
 fn identity() -> Identity {
     let tier = "premium".to_owned();
     Identity {
-        user: User { id: 1, username: "ann".to_owned(), tier, disabled: false },
-        key: Key {
+        user: User {
+            id: 1,
+            username: "ann".to_owned(),
+            email: None,
+            issuer: None,
+            subject: None,
+            tier,
+            tier_given: false,
+            disabled: false,
+            token_version: 0,
+        },
+        key: Some(Key {
             id: 1,
             public_id: None,
             tier: None,
@@ -115,7 +126,7 @@ fn identity() -> Identity {
             delegating: false,
             expires_at: None,
             revoked_at: None,
-        },
+        }),
     }
 }
 

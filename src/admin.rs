@@ -15,6 +15,7 @@ use axum::middleware::map_response;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 
+use crate::auth::Principal;
 use crate::live::Live;
 use crate::scheduler::Scheduler;
 use crate::store::{Store, StoreError};
@@ -39,6 +40,8 @@ pub struct Caller {
     pub user_id: i64,
     /// Public id of the key, if it has one.
     pub key: Option<String>,
+    /// All that is known of who it is.
+    pub principal: Principal,
     /// Who connected.
     pub address: IpAddr,
     /// The request, as in the access log.

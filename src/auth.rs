@@ -22,10 +22,21 @@ pub struct User {
     pub id: i64,
     /// Unique name.
     pub username: String,
+    /// Where mail reaches the user.
+    pub email: Option<String>,
+    /// Who vouches for the user; `None` is this database.
+    pub issuer: Option<String>,
+    /// The user's name with that issuer.
+    pub subject: Option<String>,
     /// Tier; a user without one of its own is `free`.
     pub tier: String,
+    /// Whether an administrator gave a user of another issuer its tier, which then holds over
+    /// what the issuer's tokens say.
+    pub tier_given: bool,
     /// A disabled user's credentials are refused.
     pub disabled: bool,
+    /// A token of ours is refused unless it was made for this very version of the user.
+    pub token_version: i64,
 }
 
 /// An API key, as the store knows it; never the key itself.
@@ -49,20 +60,57 @@ pub struct Key {
     pub revoked_at: Option<Timestamp>,
 }
 
-/// A key and the user it belongs to.
+/// A user, and the key that was presented if it was one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// The account.
     pub user: User,
-    /// The key that was presented.
-    pub key: Key,
+    /// The key; none for a token or a signature.
+    pub key: Option<Key>,
+}
+
+/// Whom the store is asked for: what a checked credential says of its holder. Answers are
+/// remembered under it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Holder {
+    /// Who holds the API key with this SHA-256.
+    Key(KeyHash),
+    /// Who holds the private half of this public key: the base64 of an SSH public key.
+    PublicKey(Arc<str>),
+    /// Whom a token of another issuer speaks of.
+    Subject(Arc<Subject>),
+    /// Whom a token of ours speaks of.
+    Token {
+        /// The user's id.
+        user: i64,
+        /// The token's own id: one that was logged out is nobody's.
+        id: Arc<str>,
+    },
+}
+
+/// A user of another issuer, as a checked token names it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Subject {
+    /// The issuer, as its tokens write it.
+    pub issuer: String,
+    /// What the configuration calls the issuer.
+    pub issuer_name: String,
+    /// The user's name with that issuer.
+    pub subject: String,
+    /// Where mail reaches the user, if the token says so.
+    pub email: Option<String>,
+    /// The tier that the issuer's mapping gives.
+    pub tier: Arc<str>,
+    /// What a logout of this token is written down as: one that was logged out is nobody's.
+    pub token: Arc<str>,
 }
 
 /// What authentication asks of the database.
 #[async_trait]
 pub trait IdentityStore: Send + Sync + 'static {
-    /// The key with this SHA-256 and its user; `None` if there is none.
-    async fn identity_by_hash(&self, hash: &KeyHash) -> Result<Option<Identity>, Unavailable>;
+    /// Who this is; `None` if it is nobody. A user of another issuer becomes somebody by being
+    /// asked for.
+    async fn identity(&self, of: &Holder) -> Result<Option<Identity>, Unavailable>;
     /// A number that every change to users and keys raises.
     async fn revision(&self) -> Result<i64, Unavailable>;
 }
@@ -79,6 +127,44 @@ pub struct Principal {
     pub identity: Arc<Identity>,
     /// How it was proven.
     pub method: Method,
+    /// The token that proved it, if it was one.
+    pub token: Option<Token>,
+}
+
+impl Principal {
+    /// The account's id.
+    pub fn user_id(&self) -> i64 {
+        self.identity.user.id
+    }
+
+    /// The key's id; none for a token or a signature.
+    pub fn key_id(&self) -> Option<i64> {
+        self.identity.key.as_ref().map(|key| key.id)
+    }
+
+    /// The part of the key that may be shown.
+    pub fn public_id(&self) -> Option<&str> {
+        self.identity.key.as_ref()?.public_id.as_deref()
+    }
+
+    /// The user's tier: what the database says, or of a user of another issuer what the token
+    /// says by the mapping in force, unless an administrator gave the user a tier.
+    pub fn tier(&self) -> &str {
+        let user = &self.identity.user;
+        let mapped = self.token.as_ref().and_then(|token| token.tier.as_deref());
+        mapped.filter(|_| !user.tier_given).unwrap_or(&user.tier)
+    }
+}
+
+/// A token that was checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Token {
+    /// What a logout is written down as.
+    pub id: Arc<str>,
+    /// Refused from this moment on.
+    pub expires_at: Timestamp,
+    /// The tier that the mapping in force gives to another issuer's token.
+    pub tier: Option<Arc<str>>,
 }
 
 /// How an identity was proven.
@@ -86,6 +172,21 @@ pub struct Principal {
 pub enum Method {
     /// An API key, in whichever header.
     ApiKey,
+    /// A JSON Web Token, of ours or of another issuer.
+    Jwt,
+    /// A signature with a registered SSH key, as the `ollama` command makes it.
+    Signature,
+}
+
+impl Method {
+    /// The word for it in answers.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::ApiKey => "api_key",
+            Self::Jwt => "jwt",
+            Self::Signature => "signature",
+        }
+    }
 }
 
 /// Why a request is not authenticated.

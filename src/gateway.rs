@@ -15,6 +15,7 @@ mod local;
 mod outgoing;
 mod refusal;
 mod relay;
+mod request_id;
 mod seating;
 pub mod stage;
 mod watchdog;
@@ -26,7 +27,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use axum::Router;
 use bytes::Bytes;
-use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::http::ResponseHeader;
 use pingora::modules::http::HttpModules;
 use pingora::protocols::Digest;
 use pingora::proxy::{FailToProxy, ProxyHttp, Session};
@@ -224,17 +225,6 @@ impl ProxyHttp for Gateway {
         ctx: &mut Ctx,
     ) -> Result<()> {
         relay::connected(&self.metrics, ctx);
-        Ok(())
-    }
-
-    async fn upstream_request_filter(
-        &self,
-        session: &mut Session,
-        request: &mut RequestHeader,
-        ctx: &mut Ctx,
-    ) -> Result<()> {
-        let Some(instance) = ctx.upstream.as_deref() else { return Err(relay::no_target()) };
-        *request = headers::to_instance(session.req_header(), request, instance, ctx)?;
         Ok(())
     }
 

@@ -53,17 +53,18 @@ pub fn authorise_route(
     route: &Route,
     rules: &Rules<'_>,
 ) -> Result<RoutePermit, Denied> {
-    let (user, key) = (&principal.identity.user, &principal.identity.key);
+    let key = principal.identity.key.as_ref();
+    let models = key.and_then(|key| key.models.as_deref());
     let mut permit = RoutePermit {
-        models: key.models.iter().map(|list| patterns(list)).collect(),
+        models: models.into_iter().map(patterns).collect(),
         cloud: true,
-        concurrency: key.concurrency.unwrap_or(u32::MAX),
+        concurrency: key.and_then(|key| key.concurrency).unwrap_or(u32::MAX),
         weight: u32::MAX,
         max_queue_wait: Duration::MAX,
     };
-    for name in std::iter::once(&user.tier).chain(&key.tier) {
+    for name in std::iter::once(principal.tier()).chain(key.and_then(|key| key.tier.as_deref())) {
         let tier =
-            rules.tier_for(name, route).ok_or_else(|| Denied::Route { role: name.clone() })?;
+            rules.tier_for(name, route).ok_or_else(|| Denied::Route { role: name.to_owned() })?;
         permit.models.extend(tier.models.iter().map(|list| patterns(list)));
         permit.cloud &= tier.cloud;
         permit.concurrency = permit.concurrency.min(tier.concurrency);
@@ -229,8 +230,6 @@ mod tests {
     }
 
     fn with_key(user_tier: &str, key_tier: Option<&str>, change: fn(&mut Key)) -> Principal {
-        let user =
-            User { id: 1, username: "me".to_owned(), tier: user_tier.to_owned(), disabled: false };
         let mut key = Key {
             id: 1,
             public_id: None,
@@ -242,7 +241,34 @@ mod tests {
             revoked_at: None,
         };
         change(&mut key);
-        Principal { identity: Arc::new(Identity { user, key }), method: auth::Method::ApiKey }
+        let identity = Identity { user: user(user_tier), key: Some(key) };
+        Principal { identity: Arc::new(identity), method: auth::Method::ApiKey, token: None }
+    }
+
+    fn user(tier: &str) -> User {
+        User {
+            id: 1,
+            username: "me".to_owned(),
+            email: None,
+            issuer: None,
+            subject: None,
+            tier: tier.to_owned(),
+            tier_given: false,
+            disabled: false,
+            token_version: 0,
+        }
+    }
+
+    /// Somebody with a token that another issuer made, whose mapping gives `mapped`.
+    fn bearer(user_tier: &str, given: bool, mapped: Option<&str>) -> Principal {
+        let user = User { tier_given: given, ..user(user_tier) };
+        let token = auth::Token {
+            id: "t".into(),
+            expires_at: jiff::Timestamp::MAX,
+            tier: mapped.map(Into::into),
+        };
+        let identity = Arc::new(Identity { user, key: None });
+        Principal { identity, method: auth::Method::Jwt, token: Some(token) }
     }
 
     fn model(name: &str) -> ModelName {
@@ -275,6 +301,32 @@ mod tests {
                 Err(other) => panic!("{other}"),
             };
             assert_eq!(role.as_deref(), denied, "{user} {key:?} {path}");
+        }
+    }
+
+    #[test]
+    fn a_token_has_the_tier_of_its_user_or_of_its_issuers_mapping() {
+        let house = House::new();
+        for (caller, path, denied) in [
+            (bearer("free", false, None), "/api/chat", None),
+            (bearer("free", false, None), "/api/pull", Some("free")),
+            (bearer("admin", false, None), "/api/pull", None),
+            (bearer("free", false, Some("admin")), "/api/pull", None),
+            (bearer("admin", false, Some("free")), "/api/pull", Some("free")),
+            (bearer("premium", true, Some("admin")), "/api/pull", Some("premium")),
+            (bearer("admin", true, Some("free")), "/api/pull", None),
+            (bearer("free", false, Some("gone")), "/api/chat", Some("gone")),
+        ] {
+            let role = match house.permit(&caller, &Method::POST, path) {
+                Ok(permit) => {
+                    assert!(permit.may_see(&model("anything")));
+                    assert!(permit.concurrency() < u32::MAX, "the tier's holds");
+                    None
+                }
+                Err(Denied::Route { role }) => Some(role),
+                Err(other) => panic!("{other}"),
+            };
+            assert_eq!(role.as_deref(), denied, "{caller:?} {path}");
         }
     }
 

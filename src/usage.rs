@@ -11,7 +11,7 @@ mod strip;
 use bytes::Bytes;
 
 use ndjson::Lines;
-use scan::{Scan, Value};
+use scan::{Name, Scan, Value};
 use sse::Events;
 use strip::Cutter;
 
@@ -63,21 +63,22 @@ pub struct Counts {
 
 impl Counts {
     /// One table for every format: no two of them mean different things by the same path.
-    fn learn(&mut self, path: &[&str], value: &Value<'_>) {
+    fn learn(&mut self, path: &[Name], value: &Value<'_>) {
+        use Name::*;
         let slot = match path {
-            ["prompt_eval_count"]
-            | ["usage", "prompt_tokens" | "input_tokens"]
-            | ["message" | "response", "usage", "input_tokens"] => &mut self.prompt,
-            ["eval_count"]
-            | ["usage", "completion_tokens" | "output_tokens"]
-            | ["message" | "response", "usage", "output_tokens"] => &mut self.completion,
-            ["load_duration"] => &mut self.load_ns,
-            ["prompt_eval_duration"] => &mut self.prompt_eval_ns,
-            ["eval_duration"] => &mut self.eval_ns,
-            ["total_duration"] => &mut self.total_ns,
-            ["done"] => return self.finished |= *value == Value::Bare(b"true"),
-            ["error"] => return self.errored |= *value != Value::Bare(b"null"),
-            ["type"] => return self.learn_type(value),
+            [PromptEvalCount]
+            | [Usage, PromptTokens | InputTokens]
+            | [Message | Response, Usage, InputTokens] => &mut self.prompt,
+            [EvalCount]
+            | [Usage, CompletionTokens | OutputTokens]
+            | [Message | Response, Usage, OutputTokens] => &mut self.completion,
+            [LoadDuration] => &mut self.load_ns,
+            [PromptEvalDuration] => &mut self.prompt_eval_ns,
+            [EvalDuration] => &mut self.eval_ns,
+            [TotalDuration] => &mut self.total_ns,
+            [Done] => return self.finished |= *value == Value::Bare(b"true"),
+            [Error] => return self.errored |= *value != Value::Bare(b"null"),
+            [Type] => return self.learn_type(value),
             _ => return,
         };
         if let Some(number) = value.number().filter(|number| *number > 0) {

@@ -22,7 +22,7 @@ use self::lookup::Lookups;
 use super::api_key::classify;
 use super::credential::{self, Credential};
 use super::{
-    AuthError, Identity, IdentityStore, KeyFault, KeyHash, Method, Principal, Unavailable,
+    AuthError, Holder, Identity, IdentityStore, KeyFault, KeyHash, Method, Principal, Unavailable,
 };
 
 /// Between two looks at the store's revision: a quarter of the second in which changes made by
@@ -43,7 +43,7 @@ pub struct Options {
     pub max_stale: Duration,
     /// Identities remembered.
     pub known: u64,
-    /// Hashes remembered to be nobody's, for 2 seconds each.
+    /// Credentials remembered to be nobody's, for 2 seconds each.
     pub unknown: u64,
     /// Lookups that the store works on at once.
     pub lookups: usize,
@@ -74,8 +74,8 @@ impl Options {
 pub struct Authenticator {
     store: Arc<dyn IdentityStore>,
     lookups: Arc<Lookups>,
-    known: Cache<KeyHash, Remembered<Arc<Identity>>>,
-    unknown: Cache<KeyHash, Remembered<()>>,
+    known: Cache<Holder, Remembered<Arc<Identity>>>,
+    unknown: Cache<Holder, Remembered<()>>,
     epoch: AtomicU64,
     /// Milliseconds from `born` to when the store last confirmed the epoch.
     confirmed: AtomicU64,
@@ -226,9 +226,9 @@ impl Authenticator {
             return Err(malformed(KeyFault::Malformed));
         };
         let shape = classify(text.expose()).map_err(malformed)?;
-        let hash = KeyHash::of(text.expose().as_bytes());
-        match self.identity(hash).await?.ok_or(KeyFault::Unknown).and_then(|i| judge(i, now)) {
-            Ok(identity) => Ok(Principal { identity, method: Method::ApiKey }),
+        let holder = Holder::Key(KeyHash::of(text.expose().as_bytes()));
+        match self.identity(&holder).await?.ok_or(KeyFault::Unknown).and_then(|i| judge(i, now)) {
+            Ok(identity) => Ok(Principal { identity, method: Method::ApiKey, token: None }),
             Err(reason) => {
                 let public_id = shape.public_id().map(str::to_owned);
                 Err(AuthError::InvalidKey { reason, public_id })
@@ -236,32 +236,33 @@ impl Authenticator {
         }
     }
 
-    async fn identity(&self, hash: KeyHash) -> Result<Option<Arc<Identity>>, Unavailable> {
+    async fn identity(&self, holder: &Holder) -> Result<Option<Arc<Identity>>, Unavailable> {
         let (epoch, asked) = (self.epoch.load(Ordering::Acquire), Instant::now());
-        if let Some(answer) = self.recall(&hash, epoch, asked) {
+        if let Some(answer) = self.recall(holder, epoch, asked) {
             let kept = if answer.is_some() { &self.recalled } else { &self.recalled_unknown };
             kept.fetch_add(1, Ordering::Relaxed);
             return Ok(answer);
         }
         self.looked_up.fetch_add(1, Ordering::Relaxed);
-        let answer = self.lookups.ask(hash, epoch).await?;
+        let answer = self.lookups.ask(holder.clone(), epoch).await?;
         match &answer {
             Some(identity) => {
-                self.known.insert(hash, Remembered { what: Arc::clone(identity), epoch, asked });
+                let what = Arc::clone(identity);
+                self.known.insert(holder.clone(), Remembered { what, epoch, asked });
             }
-            None => self.unknown.insert(hash, Remembered { what: (), epoch, asked }),
+            None => self.unknown.insert(holder.clone(), Remembered { what: (), epoch, asked }),
         }
         Ok(answer)
     }
 
-    fn recall(&self, hash: &KeyHash, epoch: Epoch, now: Instant) -> Option<Option<Arc<Identity>>> {
-        if let Some(known) = self.known.get(hash)
+    fn recall(&self, holder: &Holder, epoch: Epoch, now: Instant) -> Option<Option<Arc<Identity>>> {
+        if let Some(known) = self.known.get(holder)
             && known.epoch == epoch
             && self.is_fresh(&known, now)
         {
             return Some(Some(known.what));
         }
-        let unknown = self.unknown.get(hash)?;
+        let unknown = self.unknown.get(holder)?;
         let brief = now.saturating_duration_since(unknown.asked) <= UNKNOWN_FOR;
         (unknown.epoch == epoch && brief).then_some(None)
     }
@@ -287,12 +288,14 @@ struct Seen {
 
 /// Judges a known identity, at every request.
 fn judge(identity: Arc<Identity>, now: Timestamp) -> Result<Arc<Identity>, KeyFault> {
-    // at once, even if the clock that wrote `revoked_at` is ahead of ours
-    if identity.key.revoked_at.is_some() {
-        return Err(KeyFault::Revoked);
-    }
-    if identity.key.expires_at.is_some_and(|end| end <= now) {
-        return Err(KeyFault::Expired);
+    if let Some(key) = &identity.key {
+        // at once, even if the clock that wrote `revoked_at` is ahead of ours
+        if key.revoked_at.is_some() {
+            return Err(KeyFault::Revoked);
+        }
+        if key.expires_at.is_some_and(|end| end <= now) {
+            return Err(KeyFault::Expired);
+        }
     }
     if identity.user.disabled {
         return Err(KeyFault::UserDisabled);

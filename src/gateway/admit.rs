@@ -15,7 +15,7 @@ use super::body::{self, Unread};
 use super::ctx::{Ctx, Target};
 use super::refusal::Refusal;
 use super::seating::{self, no_place};
-use crate::auth::AuthError;
+use crate::auth::{AuthError, Principal};
 use crate::model::{BadName, ModelName};
 use crate::payload::{self, BadPayload, Payload};
 use crate::policy::{self, RoutePermit};
@@ -173,14 +173,14 @@ fn log_failure(ctx: &Ctx, error: &AuthError) {
 }
 
 fn log_denial(ctx: &Ctx, reason: &str) {
-    let identity = ctx.principal.as_ref().map(|principal| &principal.identity);
+    let principal = ctx.principal.as_ref();
     SecurityEvent {
         event: "denied",
         address: ctx.client.ip(),
         request_id: &ctx.request_id,
         route: ctx.route_path(),
-        key: identity.and_then(|identity| identity.key.public_id.as_deref()),
-        user_id: identity.map(|identity| identity.user.id),
+        key: principal.and_then(Principal::public_id),
+        user_id: principal.map(Principal::user_id),
         reason,
     }
     .write();

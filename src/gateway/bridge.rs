@@ -72,9 +72,10 @@ fn caller(ctx: &Ctx) -> Result<Caller, Refusal> {
     Ok(Caller {
         username: principal.identity.user.username.clone(),
         user_id: principal.identity.user.id,
-        key: principal.identity.key.public_id.clone(),
+        key: principal.public_id().map(str::to_owned),
+        principal: principal.clone(),
         address: ctx.client.ip(),
-        request_id: ctx.request_id.clone(),
+        request_id: ctx.request_id.to_string(),
         route: ctx.route_path(),
     })
 }

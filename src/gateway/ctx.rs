@@ -14,6 +14,7 @@ use super::cors;
 use super::finish::InFlight;
 use super::outgoing::Outgoing;
 use super::refusal::Refusal;
+use super::request_id::RequestId;
 use super::watchdog::Watchdog;
 use crate::auth::Principal;
 use crate::client::ClientAddr;
@@ -36,7 +37,7 @@ pub struct Ctx {
     /// When the head was complete.
     pub(super) start: Instant,
     /// The client's own id, or one made here.
-    pub(super) request_id: String,
+    pub(super) request_id: RequestId,
     /// Who connected, or for whom a trusted proxy did.
     pub(super) client: ClientAddr,
     /// The origin of the page that asks, if its browser may let it read the answer.
@@ -148,7 +149,7 @@ impl Ctx {
             config: Arc::clone(&generation.config),
             fleet: Arc::clone(&generation.fleet),
             start: Instant::now(),
-            request_id: String::new(),
+            request_id: RequestId::NONE,
             client: ClientAddr::of(SocketAddr::from(([0, 0, 0, 0], 0))),
             origin: None,
             route: None,
@@ -185,7 +186,7 @@ impl Ctx {
     /// Learns what the connection and the head say.
     pub(super) fn meet(&mut self, session: &Session) {
         let headers = &session.req_header().headers;
-        self.request_id = request_id(headers.get("x-request-id"));
+        self.request_id = RequestId::of(headers.get("x-request-id"));
         if let Some(peer) = session.client_addr().and_then(|address| address.as_inet()) {
             let lines = headers.get_all("x-forwarded-for").iter().map(HeaderValue::as_bytes);
             self.client = ClientAddr::behind(*peer, lines, &self.config.auth.trusted_proxies);
@@ -232,7 +233,7 @@ impl Ctx {
 
     /// The account, 0 while it is unknown.
     pub(super) fn user_id(&self) -> i64 {
-        self.principal.as_ref().map_or(0, |principal| principal.identity.user.id)
+        self.principal.as_ref().map_or(0, Principal::user_id)
     }
 
     /// The seat, if it has one.
@@ -259,22 +260,4 @@ fn report(counts: &Counts) -> Report {
         decode: time(counts.eval_ns),
         total: time(counts.total_ns),
     }
-}
-
-/// The client's own id if it is harmless, else a new one: 16 random hexadecimal digits.
-pub(super) fn request_id(given: Option<&HeaderValue>) -> String {
-    let harmless = |id: &&str| {
-        (1..=64).contains(&id.len())
-            && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
-    };
-    given.and_then(|value| value.to_str().ok()).filter(harmless).map_or_else(new_id, str::to_owned)
-}
-
-/// Unique enough to find a request in a log; nothing rests on it being secret.
-fn new_id() -> String {
-    let hash = std::hash::BuildHasher::hash_one(
-        &std::collections::hash_map::RandomState::new(),
-        Instant::now(),
-    );
-    format!("{hash:016x}")
 }

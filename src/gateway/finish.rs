@@ -9,8 +9,9 @@ use pingora::proxy::Session;
 
 use super::ctx::Ctx;
 use super::refusal::Refusal;
+use crate::auth::Principal;
 use crate::route::{Action, Route};
-use crate::telemetry::access_log::{AccessLine, ms};
+use crate::telemetry::access_log::AccessLine;
 use crate::telemetry::metrics::{Finished, Metrics, Work};
 
 /// Counts the requests that are being worked on.
@@ -61,7 +62,7 @@ fn count(metrics: &Metrics, error: Option<&Error>, ctx: &Ctx, status: u16) {
     metrics.finished(&Finished {
         config: &ctx.config,
         route: ctx.route.and_then(Route::number),
-        tier: ctx.principal.as_ref().map(|principal| principal.identity.user.tier.as_str()),
+        tier: ctx.principal.as_ref().map(Principal::tier),
         status,
         total: ctx.start.elapsed(),
         overhead: ctx.timings.overhead,
@@ -108,17 +109,18 @@ fn note_change(session: &Session, ctx: &Ctx) {
 
 fn write_line(session: &Session, error: Option<&Error>, ctx: &Ctx, status: u16) {
     let counts = ctx.meter.as_ref().map(|meter| *meter.counts()).unwrap_or_default();
-    let identity = ctx.principal.as_ref().map(|principal| &*principal.identity);
+    let principal = ctx.principal.as_ref();
     let upstream = ctx.upstream.as_deref();
     let cause = ctx.refusal.as_ref().and_then(|refusal| refusal.cause.clone());
     let cause = cause.or_else(|| error.filter(|_| status >= 500).map(ToString::to_string));
+    let seats = seats(ctx);
     AccessLine {
         time: Timestamp::now(),
         request_id: &ctx.request_id,
         client: ctx.client.ip(),
-        user_id: identity.map(|identity| identity.user.id),
-        key_id: identity.map(|identity| identity.key.id),
-        tier: identity.map(|identity| identity.user.tier.as_str()),
+        user_id: principal.map(Principal::user_id),
+        key_id: principal.and_then(Principal::key_id),
+        tier: principal.map(Principal::tier),
         method: session.req_header().method.as_str(),
         route: ctx.route_path(),
         model: ctx.model.as_ref().map(|model| model.as_written()),
@@ -127,11 +129,11 @@ fn write_line(session: &Session, error: Option<&Error>, ctx: &Ctx, status: u16) 
         bytes: session.body_bytes_sent(),
         tokens_in: counts.prompt,
         tokens_out: counts.completion,
-        auth_ms: ctx.timings.auth.map(ms),
-        queue_ms: ctx.timings.queue.map(ms),
-        seats: seats(ctx),
-        first_byte_ms: ctx.timings.first_byte.map(ms),
-        total_ms: ms(ctx.start.elapsed()),
+        auth: ctx.timings.auth,
+        queue: ctx.timings.queue,
+        seats: seats.as_deref(),
+        first_byte: ctx.timings.first_byte,
+        total: ctx.start.elapsed(),
         outcome: outcome(ctx, error),
         cause: cause.as_deref(),
     }

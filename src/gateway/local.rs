@@ -87,7 +87,7 @@ fn compose(gateway: &Gateway, ctx: &Ctx, action: Action) -> Result<Answer, Refus
 /// Permits a page what its browser asks for; nobody has to say who they are for that.
 pub(super) async fn permit(session: &mut Session, ctx: &Ctx, preflight: &Preflight) -> Result<()> {
     let mut head = ResponseHeader::build(204, Some(8))?;
-    head.insert_header("X-Request-Id", &ctx.request_id)?;
+    head.insert_header("X-Request-Id", ctx.request_id.value())?;
     cors::grant(&mut head, ctx)?;
     preflight.grant(&mut head)?;
     session.write_response_header(Box::new(head), true).await?;
@@ -117,7 +117,7 @@ pub(super) async fn write(
         head.insert_header(name, value)?;
     }
     head.insert_header("Content-Length", body.len())?;
-    head.insert_header("X-Request-Id", &ctx.request_id)?;
+    head.insert_header("X-Request-Id", ctx.request_id.value())?;
     cors::grant(&mut head, ctx)?;
     let bodiless = session.req_header().method == http::Method::HEAD;
     session.write_response_header(Box::new(head), bodiless).await?;

@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use super::cors;
 use super::ctx::Ctx;
+use super::request_id::RequestId;
 use crate::admin::Fault;
 use crate::auth::AuthError;
 use crate::payload::BadPayload;
@@ -167,11 +168,15 @@ impl Refusal {
     }
 
     /// The response head for a body of this length.
-    pub(super) fn head(&self, request_id: &str, length: usize) -> Result<Box<ResponseHeader>> {
+    pub(super) fn head(
+        &self,
+        request_id: &RequestId,
+        length: usize,
+    ) -> Result<Box<ResponseHeader>> {
         let mut head = ResponseHeader::build(self.status, Some(8))?;
         head.insert_header("Content-Type", "application/json")?;
         head.insert_header("Content-Length", length)?;
-        head.insert_header("X-Request-Id", request_id)?;
+        head.insert_header("X-Request-Id", request_id.value())?;
         // some of these statuses may be cached unless told otherwise (RFC 9110, 15.1)
         head.insert_header("Cache-Control", "no-store")?;
         if self.extra.challenge {

@@ -13,13 +13,14 @@ use super::admit::Stop;
 use super::body;
 use super::ctx::{Ctx, Target};
 use super::h2;
+use super::headers;
 use super::refusal::{self, Refusal};
 use super::seating;
 use super::watchdog::Deadline;
 use crate::route::{Action, StreamFormat};
 use crate::scheduler::{Outcome, Refused, Surface, Wish};
 use crate::telemetry::metrics::Metrics;
-use crate::upstream::Instance;
+use crate::upstream::{Instance, peer};
 use crate::usage::{Format, Meter};
 
 /// Instances that a request tries after the first, while connections fail.
@@ -60,12 +61,15 @@ pub(super) async fn choose(
             }
         });
     }
-    let instance = ctx.upstream.as_ref().ok_or_else(no_target)?;
-    Ok(Box::new(instance.peer()))
+    let instance = ctx.upstream.as_deref().ok_or_else(no_target)?;
+    headers::to_instance(session.req_header_mut(), instance, ctx)?;
+    let peer = instance.peer();
+    let watched = ctx.watchdog.is_some() && !is_managed(ctx);
+    Ok(Box::new(if watched { peer::watched(peer) } else { peer }))
 }
 
 /// A request that was admitted has a target.
-pub(super) fn no_target() -> Box<Error> {
+fn no_target() -> Box<Error> {
     Error::explain(ErrorType::InternalError, "no target")
 }
 

@@ -69,7 +69,7 @@ pub(super) async fn take_seat(
     ctx: &mut Ctx,
     (permit, work): (&RoutePermit, Work),
 ) -> Result<(), Stop> {
-    let key = ctx.principal.as_ref().map(|principal| &principal.identity.key);
+    let key = ctx.principal.as_ref().and_then(|principal| principal.identity.key.as_ref());
     let delegating = key.is_some_and(|key| key.delegating);
     let wish = Wish {
         model: ctx.model.as_ref().map(|model| model.key().clone()),

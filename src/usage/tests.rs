@@ -2,6 +2,8 @@ use proptest::{collection::vec, prelude::*};
 
 use super::*;
 
+mod whole;
+
 /// Runs a stream through a meter, cut at the given places.
 fn pass(format: Format, strip: bool, stream: &[u8], cuts: &[usize]) -> (Vec<u8>, Counts) {
     let mut meter = Meter::new(format, strip);

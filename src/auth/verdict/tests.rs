@@ -15,7 +15,7 @@ const NEVER: Duration = Duration::from_secs(3600);
 
 /// A store that does as it is told.
 struct Store {
-    identities: Mutex<HashMap<KeyHash, Identity>>,
+    identities: Mutex<HashMap<Holder, Identity>>,
     revision: AtomicI64,
     mood: watch::Sender<Mood>,
     lookups: watch::Sender<usize>,
@@ -47,7 +47,17 @@ impl Store {
     }
 
     fn add(&self, key: &str) {
-        let user = User { id: 1, username: "me".into(), tier: "free".into(), disabled: false };
+        let user = User {
+            id: 1,
+            username: "me".into(),
+            email: None,
+            issuer: None,
+            subject: None,
+            tier: "free".into(),
+            tier_given: false,
+            disabled: false,
+            token_version: 0,
+        };
         let key_row = Key {
             id: 7,
             public_id: None,
@@ -58,16 +68,16 @@ impl Store {
             expires_at: None,
             revoked_at: None,
         };
-        let hash = KeyHash::of(key.as_bytes());
-        self.identities.lock().insert(hash, Identity { user, key: key_row });
+        let identity = Identity { user, key: Some(key_row) };
+        self.identities.lock().insert(holder(key), identity);
     }
 
     fn change(&self, key: &str, change: impl FnOnce(&mut Identity)) {
-        change(self.identities.lock().get_mut(&KeyHash::of(key.as_bytes())).unwrap());
+        change(self.identities.lock().get_mut(&holder(key)).unwrap());
     }
 
     fn revoke(&self, key: &str) {
-        self.change(key, |identity| identity.key.revoked_at = Some(at(0)));
+        self.change(key, |identity| identity.key.as_mut().unwrap().revoked_at = Some(at(0)));
     }
 
     fn turn(&self, mood: Mood) {
@@ -99,10 +109,10 @@ impl Store {
 
 #[async_trait]
 impl IdentityStore for Store {
-    async fn identity_by_hash(&self, hash: &KeyHash) -> Result<Option<Identity>, Unavailable> {
+    async fn identity(&self, of: &Holder) -> Result<Option<Identity>, Unavailable> {
         let at_once = self.at_once.fetch_add(1, Ordering::SeqCst) + 1;
         self.most_at_once.fetch_max(at_once, Ordering::SeqCst);
-        let identity = self.identities.lock().get(hash).cloned();
+        let identity = self.identities.lock().get(of).cloned();
         self.lookups.send_modify(|asked| *asked += 1);
         let behaved = self.behave().await;
         self.at_once.fetch_sub(1, Ordering::SeqCst);
@@ -114,6 +124,10 @@ impl IdentityStore for Store {
         self.behave().await?;
         Ok(self.revision.load(Ordering::SeqCst))
     }
+}
+
+fn holder(key: &str) -> Holder {
+    Holder::Key(KeyHash::of(key.as_bytes()))
 }
 
 fn at(second: i64) -> Timestamp {
@@ -179,7 +193,7 @@ async fn a_key_is_looked_up_once_and_then_remembered() {
     let (key, store, authenticator) = usual();
     for _ in 0..10 {
         let principal = present(&authenticator, &key).await.unwrap();
-        assert_eq!(principal.identity.key.id, 7);
+        assert_eq!(principal.key_id(), Some(7));
     }
     assert_eq!(store.asked(), 1);
 }
@@ -187,7 +201,7 @@ async fn a_key_is_looked_up_once_and_then_remembered() {
 #[tokio::test]
 async fn expiry_is_judged_to_the_second_on_remembered_keys() {
     let (key, store, authenticator) = usual();
-    store.change(&key, |identity| identity.key.expires_at = Some(at(2000)));
+    store.change(&key, |identity| identity.key.as_mut().unwrap().expires_at = Some(at(2000)));
     assert!(present_at(&authenticator, &key, at(1999)).await.is_ok());
     assert_eq!(fault(present_at(&authenticator, &key, at(2000)).await), KeyFault::Expired);
     assert!(present_at(&authenticator, &key, at(1999)).await.is_ok());
@@ -197,8 +211,11 @@ async fn expiry_is_judged_to_the_second_on_remembered_keys() {
 #[tokio::test]
 async fn revoked_keys_and_disabled_users_are_refused_whatever_the_clocks_say() {
     for (expected, change) in [
-        (KeyFault::Revoked, (|i| i.key.revoked_at = Some(at(5000))) as fn(&mut Identity)),
-        (KeyFault::Revoked, |i| i.key.revoked_at = Some(at(1))),
+        (
+            KeyFault::Revoked,
+            (|i| i.key.as_mut().unwrap().revoked_at = Some(at(5000))) as fn(&mut Identity),
+        ),
+        (KeyFault::Revoked, |i| i.key.as_mut().unwrap().revoked_at = Some(at(1))),
         (KeyFault::UserDisabled, |i| i.user.disabled = true),
     ] {
         let (key, store, authenticator) = usual();
@@ -249,8 +266,8 @@ async fn an_unknown_key_is_remembered_briefly_and_works_once_created() {
     }
     assert_eq!(store.asked(), 1);
     store.add(&key);
-    let (hash, later) = (KeyHash::of(key.as_bytes()), Instant::now() + UNKNOWN_FOR * 2);
-    assert!(authenticator.recall(&hash, 0, later).is_none(), "it is asked about again");
+    let later = Instant::now() + UNKNOWN_FOR * 2;
+    assert!(authenticator.recall(&holder(&key), 0, later).is_none(), "it is asked about again");
     authenticator.invalidate();
     assert!(present(&authenticator, &key).await.is_ok());
 }
@@ -364,6 +381,6 @@ async fn what_is_forgotten_is_not_kept_in_memory() {
     present(&authenticator, &key).await.unwrap();
     present(&authenticator, &stranger).await.unwrap_err();
     authenticator.invalidate();
-    assert!(!authenticator.known.contains_key(&KeyHash::of(key.as_bytes())));
-    assert!(!authenticator.unknown.contains_key(&KeyHash::of(stranger.as_bytes())));
+    assert!(!authenticator.known.contains_key(&holder(&key)));
+    assert!(!authenticator.unknown.contains_key(&holder(&stranger)));
 }

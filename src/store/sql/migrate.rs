@@ -6,7 +6,10 @@ use super::dialect::{Dialect, Server};
 use crate::store::StoreError;
 
 /// Every step the schema ever took, in order. A step that was released never changes again.
-const STEPS: [&str; 1] = [include_str!("../migrations/0001_accounts.sql")];
+const STEPS: [&str; 2] = [
+    include_str!("../migrations/0001_accounts.sql"),
+    include_str!("../migrations/0002_tokens.sql"),
+];
 
 /// Takes the steps that the database has not taken yet: all or none, however many try at once.
 pub(super) async fn run(server: &Server) -> Result<(), StoreError> {

@@ -123,7 +123,7 @@ async fn a_database_of_a_later_version_is_left_alone() {
     later.execute(&store.pool).await.unwrap();
     store.close().await;
     let again = Store::open(&Database::Sqlite(dir.path().join("usher.db"))).await;
-    assert!(matches!(again.err(), Some(StoreError::Newer { found: 99, known: 1 })));
+    assert!(matches!(again.err(), Some(StoreError::Newer { found: 99, known: 2 })));
 }
 
 #[tokio::test]

@@ -55,13 +55,15 @@ impl Store {
     ) -> Result<UserRecord, StoreError> {
         let mut change = self.change(by).await?;
         let mut user = change.user(username).await?;
-        if user.tier == tier {
+        // of a user of another issuer it changes who decides, even where it says the same
+        if user.tier == tier && user.issuer.is_none() {
             change.abandon().await?;
             return Ok(user);
         }
         change.spare_last_admin(&user).await?;
         let update = sqlx::query(
-            "UPDATE users SET tier = $1, token_version = token_version + 1 WHERE id = $2",
+            "UPDATE users SET tier = $1, tier_given = 1, token_version = token_version + 1
+             WHERE id = $2",
         )
         .bind(tier)
         .bind(user.id);
@@ -159,7 +161,7 @@ fn unknown(username: &str) -> StoreError {
 }
 
 /// Names appear in logs, tables and paths, so they are made of characters that are safe there.
-fn check_username(name: &str) -> Result<(), StoreError> {
+pub(super) fn check_username(name: &str) -> Result<(), StoreError> {
     let allowed = |c: char| c.is_alphanumeric() || "._-+@".contains(c);
     let length = name.chars().count();
     if (1..=LONGEST_USERNAME).contains(&length) && name.chars().all(allowed) {

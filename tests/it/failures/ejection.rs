@@ -79,7 +79,9 @@ fn a_wedged_instance_is_down_and_comes_back() {
     eventually("it is down", || gateway.get("/ready").send().status == 503);
     let answer = ask(&gateway);
     assert_eq!((answer.status, answer.detail().as_str()), (503, "No healthy upstream"));
-    assert!(gateway.log().iter().any(|line| line.contains("upstream gpu0 is down: ")));
+    eventually("the log says so", || {
+        gateway.log().iter().any(|line| line.contains("upstream gpu0 is down: "))
+    });
     sims[0].behave();
     eventually("it is back", || ask(&gateway).status == 200);
     stops_clean(gateway);

@@ -2,7 +2,7 @@
 
 use sqlx::{AnyConnection, Connection, Row};
 use tempfile::TempDir;
-use usher::auth::KeyHash;
+use usher::auth::{Holder, KeyHash};
 use usher::config::Database;
 use usher::store::{Actor, Fingerprint, KeyLimits, KeyRecord, KeySpec, NewUser, Store};
 
@@ -73,6 +73,10 @@ pub fn spec(user: &str, name: &str) -> KeySpec {
 
 pub fn hash(of: &str) -> KeyHash {
     KeyHash::of(of.as_bytes())
+}
+
+pub fn holder(of: &str) -> Holder {
+    Holder::Key(hash(of))
 }
 
 /// A key whose plaintext is `plain` and whose public id is the same.

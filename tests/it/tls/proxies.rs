@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::clients::{curl, idle, run_curl};
 use super::h2::connect_behind;
 use super::{House, Identity};
+use crate::support::eventually;
 use crate::support::gateway::{Gateway, gateway};
 use crate::support::http::Wire;
 
@@ -87,7 +88,7 @@ fn whoever_is_no_listed_balancer_is_turned_away() {
         line.contains("connection_refused address=127.0.0.1 ")
             && line.contains("not a listed balancer")
     };
-    assert!(gateway.security_lines().iter().any(refused), "{:?}", gateway.security_lines());
+    eventually("it is told to the security log", || gateway.security_lines().iter().any(refused));
 }
 
 #[test]
