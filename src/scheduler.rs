@@ -39,12 +39,32 @@ use crate::config::{Balance, Upstream};
 use crate::model::ModelKey;
 
 /// The queue of the whole box and the counters of every instance.
-pub struct Scheduler {
-    desk: Mutex<Desk>,
+pub struct Scheduler<L: Lock = Mutex<Desk>> {
+    desk: L,
+}
+
+/// What lets one thread at a time to the desk: a mutex; in tests, one whose every order of threads
+/// can be tried.
+pub trait Lock: Send + Sync + 'static {
+    /// A lock before this desk.
+    fn before(desk: Desk) -> Self;
+
+    /// Acts while nobody else does.
+    fn with<T>(&self, act: impl FnOnce(&mut Desk) -> T) -> T;
+}
+
+impl Lock for Mutex<Desk> {
+    fn before(desk: Desk) -> Self {
+        Self::new(desk)
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&mut Desk) -> T) -> T {
+        act(&mut self.lock())
+    }
 }
 
 /// What is behind the mutex.
-struct Desk {
+pub struct Desk {
     core: Core,
     /// Who waits, to be woken.
     waiting: HashMap<u64, oneshot::Sender<Claim>>,
@@ -56,23 +76,30 @@ struct Desk {
 impl Scheduler {
     /// A scheduler without instances: [`Self::reconfigure`] names them.
     pub fn new(balance: &Balance) -> Self {
-        let desk = Desk {
-            core: Core::new(balance),
-            waiting: HashMap::new(),
-            loads: HashMap::new(),
-            names: HashMap::new(),
-        };
-        Self { desk: Mutex::new(desk) }
+        Self::with_lock(balance)
+    }
+}
+
+impl<L: Lock> Scheduler<L> {
+    fn with_lock(balance: &Balance) -> Self {
+        Self {
+            desk: L::before(Desk {
+                core: Core::new(balance),
+                waiting: HashMap::new(),
+                loads: HashMap::new(),
+                names: HashMap::new(),
+            }),
+        }
     }
 
     /// Changes something, and hands out what seats that freed.
     fn change<T>(&self, act: impl FnOnce(&mut Desk, Instant) -> T) -> T {
         let now = Instant::now();
-        let mut desk = self.desk.lock();
-        let result = act(&mut desk, now);
-        desk.hand_out(now);
-        let words = desk.words();
-        drop(desk);
+        let (result, words) = self.desk.with(|desk| {
+            let result = act(desk, now);
+            desk.hand_out(now);
+            (result, desk.words())
+        });
         words.iter().for_each(|line| log::warn!("{line}"));
         result
     }
@@ -93,14 +120,14 @@ impl Scheduler {
 
     /// Whether an instance with this number is configured, or still has somebody seated.
     pub fn knows(&self, instance: usize) -> bool {
-        self.desk.lock().core.knows(instance)
+        self.desk.with(|desk| desk.core.knows(instance))
     }
 
     /// Takes a place in the queue, which may be a seat at once.
     ///
     /// # Errors
     /// There is nowhere to go, no room to wait, or no time to.
-    pub fn enter(self: &Arc<Self>, wish: Wish) -> Result<Ticket, Refused> {
+    pub fn enter(self: &Arc<Self>, wish: Wish) -> Result<Ticket<L>, Refused> {
         let admitted = self.change(|desk, now| desk.arrive(wish, now))?;
         Ok(Ticket::new(Arc::clone(self), admitted))
     }
@@ -116,7 +143,7 @@ impl Scheduler {
         surface: Surface,
         excluded: &[usize],
     ) -> Result<usize, Nowhere> {
-        self.desk.lock().core.find(model, surface, excluded)
+        self.desk.with(|desk| desk.core.find(model, surface, excluded))
     }
 
     /// What a probe found out about an instance. Seats that this frees are given away.
@@ -137,12 +164,12 @@ impl Scheduler {
 
     /// How many may wait.
     pub fn capacity(&self) -> usize {
-        self.desk.lock().core.capacity()
+        self.desk.with(|desk| desk.core.capacity())
     }
 
     /// The counters of every instance that is configured, by number.
     pub fn instances(&self) -> Vec<InstanceView> {
-        self.desk.lock().core.views()
+        self.desk.with(|desk| desk.core.views())
     }
 
     /// The counters of the instance with this number, if it is configured.
@@ -152,32 +179,32 @@ impl Scheduler {
 
     /// What has been learnt of the models of an instance.
     pub fn models(&self, instance: usize) -> Vec<ModelView> {
-        self.desk.lock().core.models(instance)
+        self.desk.with(|desk| desk.core.models(instance))
     }
 
     /// The queue: a line for each kind of request, with where the next of them could go.
     pub fn lines(&self) -> Vec<LineView> {
-        self.desk.lock().core.lines(Instant::now())
+        self.desk.with(|desk| desk.core.lines(Instant::now()))
     }
 
     /// Seats that are taken, those of instances that are no longer configured included.
     pub fn taken(&self) -> u32 {
-        self.desk.lock().core.taken()
+        self.desk.with(|desk| desk.core.taken())
     }
 
     /// Whether an instance has not been taken out for its failures.
     pub fn is_trusted(&self, instance: usize) -> bool {
-        self.desk.lock().core.is_trusted(instance)
+        self.desk.with(|desk| desk.core.is_trusted(instance))
     }
 
     /// Requests that wait.
     pub fn waiting(&self) -> usize {
-        self.desk.lock().core.waiting()
+        self.desk.with(|desk| desk.core.waiting())
     }
 
     /// Seconds after which a refused client may sensibly come again, 1 to 60.
     pub fn retry_after(&self) -> u64 {
-        let wait: Duration = self.desk.lock().core.expected_wait();
+        let wait: Duration = self.desk.with(|desk| desk.core.expected_wait());
         wait.as_secs_f64().ceil().clamp(1.0, 60.0) as u64
     }
 }
@@ -272,3 +299,6 @@ pub struct Facts {
     /// Bytes of its residents in memory, as far as it tells.
     pub memory: Arc<HashMap<ModelKey, u64>>,
 }
+
+#[cfg(test)]
+mod tests;

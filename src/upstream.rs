@@ -168,6 +168,7 @@ struct State {
     /// may also change.
     address: ArcSwapOption<SocketAddr>,
     probe_now: Notify,
+    glance: Notify,
 }
 
 /// What is known of an instance at a moment.
@@ -228,6 +229,14 @@ impl Instance {
     /// Asks for a probe without delay, after a failure or a change that we caused.
     pub fn suspect(&self) {
         self.state.probe_now.notify_one();
+    }
+
+    /// Asks for a look at what is in its memory, soon: a request has left it, and may have changed
+    /// that.
+    pub fn glance(&self) {
+        if self.is_ollama() {
+            self.state.glance.notify_one();
+        }
     }
 
     /// Whether both are the same instance, in the same service without a break.

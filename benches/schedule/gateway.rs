@@ -22,8 +22,7 @@ pub enum Policy {
     RoundRobin,
 }
 
-pub const ALL: [Policy; 4] =
-    [Policy::Usher, Policy::LeastConn, Policy::Random, Policy::RoundRobin];
+pub const ALL: [Policy; 4] = [Policy::Usher, Policy::LeastConn, Policy::Random, Policy::RoundRobin];
 
 impl Policy {
     pub fn name(self) -> &'static str {
@@ -64,7 +63,9 @@ impl Peer {
         let all = 0..self.connections.len();
         let mut able: Vec<usize> = all
             .clone()
-            .filter(|at| !tried.contains(at) && self.failed_until.get(*at).is_some_and(|t| *t <= now))
+            .filter(|at| {
+                !tried.contains(at) && self.failed_until.get(*at).is_some_and(|t| *t <= now)
+            })
             .collect();
         if able.is_empty() {
             // if all have failed, nginx forgets it
@@ -110,9 +111,14 @@ pub struct Usher {
 
 impl Usher {
     pub fn new(slots: &[usize], models: usize, size: u64, per_user: usize) -> Self {
-        let mut text = format!("state_dir: s\nbalance: {{ queue: 100000, queue_per_user: {per_user} }}\nupstreams:\n");
+        let mut text = format!(
+            "state_dir: s\nbalance: {{ queue: 100000, queue_per_user: {per_user} }}\nupstreams:\n"
+        );
         for (at, slots) in slots.iter().enumerate() {
-            text += &format!("  - {{ name: gpu{at}, url: 'http://127.0.0.1:{}', slots: {slots} }}\n", at + 1);
+            text += &format!(
+                "  - {{ name: gpu{at}, url: 'http://127.0.0.1:{}', slots: {slots} }}\n",
+                at + 1
+            );
         }
         let config = match Config::parse(&text, std::path::Path::new("."), &|_| None) {
             Ok(config) => config,

@@ -258,7 +258,8 @@ impl Instance {
                 && let Some(job) = loaded.waiting.pop_front()
             {
                 let known = loaded.cache.iter().find(|(topic, _)| *topic == job.topic);
-                let cached = known.map_or(0, |(_, tokens)| *tokens).min(job.prompt.saturating_sub(1));
+                let cached =
+                    known.map_or(0, |(_, tokens)| *tokens).min(job.prompt.saturating_sub(1));
                 loaded.cache.retain(|(topic, _)| *topic != job.topic);
                 loaded.cache.push_front((job.topic, job.prompt + job.output));
                 loaded.cache.truncate(cache);
@@ -284,9 +285,11 @@ impl Instance {
         let Some(first) = self.pending.front() else { return };
         let (model, whose) = (first.model, first.id);
         while self.loaded.len() >= self.make.room {
-            let idle = self.loaded.iter().enumerate().filter(|(_, loaded)| {
-                loaded.active.is_empty() && loaded.waiting.is_empty()
-            });
+            let idle = self
+                .loaded
+                .iter()
+                .enumerate()
+                .filter(|(_, loaded)| loaded.active.is_empty() && loaded.waiting.is_empty());
             let Some((at, _)) = idle.min_by(|(_, a), (_, b)| a.used.total_cmp(&b.used)) else {
                 return;
             };

@@ -23,9 +23,10 @@ pub fn count(world: &World, end: End) -> usize {
 
 /// Tokens that a user was served: those of the prompt, and twice those of the answer.
 pub fn served(world: &World, user: usize, until: f64) -> f64 {
-    let done = world.fates.iter().filter(|fate| {
-        fate.request.user == user && fate.done.is_some_and(|done| done <= until)
-    });
+    let done = world
+        .fates
+        .iter()
+        .filter(|fate| fate.request.user == user && fate.done.is_some_and(|done| done <= until));
     done.map(|fate| (fate.request.prompt + 2 * fate.request.output) as f64).sum()
 }
 

@@ -50,11 +50,15 @@ fn bars_table(runs: &Runs, page: &mut String) {
 /// A table with a column for everybody who chooses.
 fn table(page: &mut String, rows: &[(&str, &dyn Fn(Policy) -> String)]) {
     let _ = write!(page, "\n| |");
-    ALL.iter().for_each(|policy| drop(write!(page, " {} |", policy.name())));
+    for policy in ALL {
+        let _ = write!(page, " {} |", policy.name());
+    }
     let _ = writeln!(page, "\n|---|---|---|---|---|");
     for (name, cell) in rows {
         let _ = write!(page, "| {name} |");
-        ALL.iter().for_each(|policy| drop(write!(page, " {} |", cell(*policy))));
+        for policy in ALL {
+            let _ = write!(page, " {} |", cell(policy));
+        }
         let _ = writeln!(page);
     }
 }

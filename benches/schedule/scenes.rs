@@ -45,10 +45,8 @@ pub fn mixed() -> Scene {
 
 /// Three models on two instances with room for one each.
 pub fn three_on_two() -> Scene {
-    let client = |user| Client {
-        models: vec![(user % 3, 1.0)],
-        ..Client::new(user, Habit::Poisson(24.0))
-    };
+    let client =
+        |user| Client { models: vec![(user % 3, 1.0)], ..Client::new(user, Habit::Poisson(24.0)) };
     let clients = (0..6).map(client).collect();
     Scene { models: 3, ..scene(vec![make(2, 1); 2], clients, 3600.0) }
 }
@@ -59,10 +57,7 @@ pub fn eighty() -> Scene {
     let mean = 400.0 / 2000.0 + 150.0 / 50.0;
     let clients = 12;
     let every = mean * clients as f64 / (3.0 * 0.8);
-    let client = |user| Client {
-        output: (150.0, 1.6),
-        ..Client::new(user, Habit::Poisson(every))
-    };
+    let client = |user| Client { output: (150.0, 1.6), ..Client::new(user, Habit::Poisson(every)) };
     scene(vec![make(1, 1); 3], (0..clients).map(client).collect(), 7200.0)
 }
 
@@ -79,8 +74,9 @@ pub fn chats() -> Scene {
 
 /// Bursts of embeddings beside people who chat.
 pub fn bursts() -> Scene {
-    let mut clients: Vec<_> =
-        (1..=6).map(|user| Client { models: vec![(0, 1.0)], ..Client::new(user, Habit::Poisson(20.0)) }).collect();
+    let mut clients: Vec<_> = (1..=6)
+        .map(|user| Client { models: vec![(0, 1.0)], ..Client::new(user, Habit::Poisson(20.0)) })
+        .collect();
     clients.push(Client {
         models: vec![(1, 1.0)],
         prompt: (600.0, 0.4),
@@ -124,6 +120,7 @@ pub fn hung() -> Scene {
 
 /// More is asked than there is, and a third of the clients leave after some seconds.
 pub fn leavers() -> Scene {
-    let client = |user| Client { leaves: Some((0.33, 6.0)), ..Client::new(user, Habit::Poisson(9.0)) };
+    let client =
+        |user| Client { leaves: Some((0.33, 6.0)), ..Client::new(user, Habit::Poisson(9.0)) };
     scene(vec![make(2, 1); 2], (0..10).map(client).collect(), 1800.0)
 }

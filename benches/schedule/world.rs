@@ -153,9 +153,12 @@ impl World {
         let count = slots.len();
         let size = 4_000_000_000;
         let chooser = match policy {
-            Policy::Usher => {
-                Chooser::Usher(Box::new(Usher::new(&slots, scene.models, size, scene.queue_per_user)))
-            }
+            Policy::Usher => Chooser::Usher(Box::new(Usher::new(
+                &slots,
+                scene.models,
+                size,
+                scene.queue_per_user,
+            ))),
             peer => Chooser::Peer(Peer::new(peer, count, seed)),
         };
         let minds = scene.clients.iter().cloned().enumerate();
@@ -210,9 +213,10 @@ impl World {
             }
             What::Leave(id) => self.leave(id, End::Left),
             What::Patience(id) => {
-                let waits = self.fates.get(id).is_some_and(|fate| {
-                    fate.at.is_none() && fate.end == End::Open
-                });
+                let waits = self
+                    .fates
+                    .get(id)
+                    .is_some_and(|fate| fate.at.is_none() && fate.end == End::Open);
                 if waits {
                     self.leave(id, End::Refused);
                 }
@@ -370,7 +374,11 @@ impl World {
 }
 
 /// What an Ollama says in its last chunk.
-fn report(request: &Request, (prefill, decode, total): (f64, f64, f64), claim: Option<&Claim>) -> Report {
+fn report(
+    request: &Request,
+    (prefill, decode, total): (f64, f64, f64),
+    claim: Option<&Claim>,
+) -> Report {
     let time = |seconds: f64| Some(std::time::Duration::from_secs_f64(seconds.max(0.0)));
     let load = claim.filter(|claim| claim.cold).and_then(|_| time(total - prefill - decode));
     Report {

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use pingora::proxy::Session;
 use pingora::Error;
+use pingora::proxy::Session;
 
 use super::Gateway;
 use super::body::{self, Unread};

@@ -218,9 +218,12 @@ impl Ctx {
 
     /// Leaves the seat, with what the answer has said of the work behind it.
     pub(super) fn free_seat(&mut self) {
-        let Some(target) = self.target.take() else { return };
-        if let (Target::Seat(mut seat), Some(meter)) = (target, &self.meter) {
+        let Some(Target::Seat(mut seat)) = self.target.take() else { return };
+        if let Some(meter) = &self.meter {
             seat.account(report(meter.counts()), meter.pieces());
+        }
+        if let Some(instance) = &self.upstream {
+            instance.glance();
         }
     }
 

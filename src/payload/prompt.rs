@@ -25,15 +25,8 @@ const TOKENS_PER_FILE: u64 = 1600;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Runner(u64);
 
-const RUNNER: [&str; 7] = [
-    "draft_num_predict",
-    "main_gpu",
-    "num_batch",
-    "num_ctx",
-    "num_gpu",
-    "num_thread",
-    "use_mmap",
-];
+const RUNNER: [&str; 7] =
+    ["draft_num_predict", "main_gpu", "num_batch", "num_ctx", "num_gpu", "num_thread", "use_mmap"];
 
 impl Runner {
     /// Takes in one option, and says whether it is of the kind. Their order says nothing.
@@ -287,7 +280,10 @@ fn string_end(bytes: &[u8], from: usize) -> usize {
 
 fn is_file(string: &[u8]) -> bool {
     string.len() > FILE
-        && !string.iter().take(FILE_BEGINNING).any(|byte| byte.is_ascii_whitespace() || *byte == b'\\')
+        && !string
+            .iter()
+            .take(FILE_BEGINNING)
+            .any(|byte| byte.is_ascii_whitespace() || *byte == b'\\')
         && string.iter().take(FILE_BEGINNING).all(u8::is_ascii)
 }
 

@@ -181,9 +181,9 @@ impl Core {
             return Ok(Admitted::Seated(number, claim));
         }
         let late = || deadline.is_some_and(|deadline| self.is_late(number, deadline, now));
-        let refused = room.map_err(Refused::from).and_then(|()| {
-            if !returns && late() { Err(Refused::TooLate) } else { Ok(()) }
-        });
+        let refused = room
+            .map_err(Refused::from)
+            .and_then(|()| if !returns && late() { Err(Refused::TooLate) } else { Ok(()) });
         if let Err(refused) = refused {
             self.queue.remove(number);
             return Err(refused);

@@ -122,7 +122,9 @@ pub(super) fn choose<'s>(
         seconds.min_by(f64::total_cmp)
     };
     let Some(best) = quickest(true) else { return Verdict::Nowhere };
-    if look.patient && let Some(soon) = quickest(false) {
+    if look.patient
+        && let Some(soon) = quickest(false)
+    {
         let waited = look.declined.map(|since| look.now.saturating_duration_since(since));
         let spent = waited.is_some_and(|waited| waited.as_secs_f64() >= best);
         if !spent && soon + WORTH_WAITING < best {
@@ -141,9 +143,7 @@ pub(super) fn choose<'s>(
             one.cold.cmp(&two.cold).then(load).then(a.last_seated.cmp(&b.last_seated))
         });
     match chosen {
-        Some((it, _)) => {
-            Verdict::Seat { instance: it.instance, cached: it.cached, candidates }
-        }
+        Some((it, _)) => Verdict::Seat { instance: it.instance, cached: it.cached, candidates },
         None => Verdict::Nowhere,
     }
 }

@@ -142,7 +142,11 @@ impl Queue {
         let floor = share.end_floor;
         let end_clock = match end_user {
             0 if share.end_users.is_empty() => floor,
-            _ => *share.end_users.entry(end_user).and_modify(|c| *c = (*c).max(floor)).or_insert(floor),
+            _ => *share
+                .end_users
+                .entry(end_user)
+                .and_modify(|c| *c = (*c).max(floor))
+                .or_insert(floor),
         };
         let line = self.lines.entry(Arc::clone(&class)).or_default();
         line.push(Head { stamp: share.clock, user }, (end_clock, end_user), number, waiting);

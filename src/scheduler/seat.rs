@@ -3,18 +3,19 @@
 
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::core::{Claim, Ending};
 use super::learn::Report;
 use super::placement::Candidate;
 use super::wish::Wish;
-use super::{Outlook, Scheduler};
+use super::{Desk, Lock, Outlook, Scheduler};
 use crate::model::ModelKey;
 
 /// A place in the queue. Dropping it leaves the queue, or frees the seat that was just given.
-pub struct Ticket {
-    scheduler: Arc<Scheduler>,
+pub struct Ticket<L: Lock = Mutex<Desk>> {
+    scheduler: Arc<Scheduler<L>>,
     place: Option<Place>,
     number: u64,
 }
@@ -29,8 +30,8 @@ enum Place {
     Waiting(oneshot::Receiver<Claim>),
 }
 
-impl Ticket {
-    pub(super) fn new(scheduler: Arc<Scheduler>, admitted: Admission) -> Self {
+impl<L: Lock> Ticket<L> {
+    pub(super) fn new(scheduler: Arc<Scheduler<L>>, admitted: Admission) -> Self {
         let (number, place) = match admitted {
             Admission::Seated(number, claim) => (number, Place::Seated(claim)),
             Admission::Waiting(number, receiver) => (number, Place::Waiting(receiver)),
@@ -49,7 +50,7 @@ impl Ticket {
     }
 
     /// Waits for the seat. Safe to cancel: dropping the future leaves the queue.
-    pub async fn seat(mut self) -> Seat {
+    pub async fn seat(mut self) -> Seat<L> {
         if let Some(Place::Waiting(receiver)) = &mut self.place {
             // the sender lives in the queue for as long as this ticket does
             let claim = match receiver.await {
@@ -70,7 +71,7 @@ impl Ticket {
     }
 }
 
-impl Drop for Ticket {
+impl<L: Lock> Drop for Ticket<L> {
     fn drop(&mut self) {
         let claim = match self.place.take() {
             None => return,
@@ -117,14 +118,14 @@ impl Ending {
 }
 
 /// A slot of an instance. Dropping it frees the slot and wakes the next.
-pub struct Seat {
-    scheduler: Arc<Scheduler>,
+pub struct Seat<L: Lock = Mutex<Desk>> {
+    scheduler: Arc<Scheduler<L>>,
     number: u64,
     claim: Claim,
     ending: Ending,
 }
 
-impl Seat {
+impl<L: Lock> Seat<L> {
     /// The instance's number.
     pub fn instance(&self) -> usize {
         self.claim.instance
@@ -158,7 +159,7 @@ impl Seat {
 
     /// Makes the load for which this seat was given go on without it, for as long as anybody
     /// waits for the model; none if there is nothing to load (any more).
-    pub fn detach_load(&self) -> Option<Load> {
+    pub fn detach_load(&self) -> Option<Load<L>> {
         let claim = self.claim.id;
         let (sender, abandoned) = oneshot::channel();
         let detached = self.scheduler.change(|desk, _| {
@@ -177,7 +178,7 @@ impl Seat {
     ///
     /// # Errors
     /// There is no other instance, or no room.
-    pub fn elsewhere(self, mut wish: Wish) -> Result<Ticket, super::Refused> {
+    pub fn elsewhere(self, mut wish: Wish) -> Result<Ticket<L>, super::Refused> {
         wish.number = Some(self.number);
         let scheduler = Arc::clone(&self.scheduler);
         drop(self);
@@ -185,7 +186,7 @@ impl Seat {
     }
 }
 
-impl Drop for Seat {
+impl<L: Lock> Drop for Seat<L> {
     fn drop(&mut self) {
         let (claim, ending) = (&self.claim, &self.ending);
         self.scheduler.change(|desk, now| desk.core.release(claim, ending, now));
@@ -193,14 +194,14 @@ impl Drop for Seat {
 }
 
 /// A load that goes on by itself. Dropping it says that it is over.
-pub struct Load {
-    scheduler: Arc<Scheduler>,
+pub struct Load<L: Lock = Mutex<Desk>> {
+    scheduler: Arc<Scheduler<L>>,
     claim: u64,
     abandoned: Option<oneshot::Receiver<()>>,
     worked: bool,
 }
 
-impl Load {
+impl<L: Lock> Load<L> {
     /// Resolves when nobody waits for the model any more.
     pub async fn abandoned(&mut self) {
         if let Some(abandoned) = &mut self.abandoned {
@@ -216,7 +217,7 @@ impl Load {
     }
 }
 
-impl Drop for Load {
+impl<L: Lock> Drop for Load<L> {
     fn drop(&mut self) {
         self.scheduler.change(|desk, now| {
             desk.loads.remove(&self.claim);
@@ -225,9 +226,9 @@ impl Drop for Load {
     }
 }
 
-impl Scheduler {
+impl<L: Lock> Scheduler<L> {
     /// What a request that waits may expect; none if it does not wait.
     pub fn outlook(&self, number: u64) -> Option<Outlook> {
-        self.desk.lock().core.outlook(number, std::time::Instant::now())
+        self.desk.with(|desk| desk.core.outlook(number, std::time::Instant::now()))
     }
 }

@@ -292,8 +292,7 @@ impl Station {
 
     /// A load begins: what it evicts is as good as gone.
     pub(super) fn begin_load(&mut self, loading: Loading) {
-        let evicted: Vec<ModelKey> =
-            self.evicted_by(&loading.model).into_iter().cloned().collect();
+        let evicted: Vec<ModelKey> = self.evicted_by(&loading.model).into_iter().cloned().collect();
         for key in evicted {
             if let Some(model) = self.models.get_mut(&key) {
                 model.vanishes();

@@ -32,6 +32,34 @@ pub struct Lists {
     pub remote: HashSet<ModelKey>,
 }
 
+impl Lists {
+    /// The same, with these in memory.
+    pub fn with_resident(&self, resident: Vec<Entry>) -> Self {
+        Self {
+            version: self.version.clone(),
+            installed: self.installed.clone(),
+            catalogue: self.catalogue.clone(),
+            models: Arc::clone(&self.models),
+            residents: Arc::new(keys(&resident)),
+            sizes: Arc::clone(&self.sizes),
+            memory: Arc::new(sizes(&resident)),
+            remote: self.remote.clone(),
+            resident,
+        }
+    }
+}
+
+/// The models of a list.
+pub(super) fn keys<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> HashSet<ModelKey> {
+    entries.into_iter().map(|entry| entry.name.key().clone()).collect()
+}
+
+/// Their sizes, as far as the list tells.
+pub(super) fn sizes(entries: &[Entry]) -> HashMap<ModelKey, u64> {
+    let told = entries.iter().filter_map(|it| Some((it.name.key().clone(), it.bytes?)));
+    told.collect()
+}
+
 /// One model in a list.
 #[derive(Clone)]
 pub struct Entry {

@@ -24,7 +24,12 @@ impl Warming {
     }
 
     /// The request that has the model loaded: one with nothing to do.
-    pub fn request(&self, instance: &Instance, client: &Client, model: &ModelKey) -> RequestBuilder {
+    pub fn request(
+        &self,
+        instance: &Instance,
+        client: &Client,
+        model: &ModelKey,
+    ) -> RequestBuilder {
         let (path, nothing) = match self.embeds {
             true => ("/api/embed", r#","input":[]"#),
             false => ("/api/generate", ""),

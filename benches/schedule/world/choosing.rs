@@ -178,9 +178,7 @@ impl World {
             }
             let given: Vec<_> = given
                 .into_iter()
-                .filter_map(|(number, claim)| {
-                    Some((usher.waiting.remove(&number)?, number, claim))
-                })
+                .filter_map(|(number, claim)| Some((usher.waiting.remove(&number)?, number, claim)))
                 .collect();
             for (id, number, claim) in given {
                 self.seated(id, number, claim);

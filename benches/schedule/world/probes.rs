@@ -24,8 +24,7 @@ impl World {
     pub(super) fn probe(&mut self, instance: usize) {
         let now = self.now;
         let Chooser::Usher(usher) = &mut self.chooser else { return };
-        let (Some(it), Some(probe)) =
-            (self.instances.get(instance), self.probes.get_mut(instance))
+        let (Some(it), Some(probe)) = (self.instances.get(instance), self.probes.get_mut(instance))
         else {
             return;
         };

@@ -88,12 +88,8 @@ impl Core {
             self.queue.park(&cursor.class, cursor.head);
             return Considered::Passed;
         }
-        let look = Look {
-            ahead: cursor.passed,
-            patient: cursor.patient,
-            declined: waiting.declined,
-            now,
-        };
+        let look =
+            Look { ahead: cursor.passed, patient: cursor.patient, declined: waiting.declined, now };
         match self.judge(&waiting.wish, look) {
             Verdict::Seat { instance, cached, candidates } => {
                 Considered::Seat(Next { number, instance, cached, candidates })
@@ -123,8 +119,7 @@ impl Core {
     /// What there is for this request, if it were its turn.
     pub(super) fn judge(&self, wish: &Wish, look: Look) -> Verdict {
         let able = || {
-            self.active()
-                .filter(|(id, station)| station.suits(wish) && !wish.excluded.contains(id))
+            self.active().filter(|(id, station)| station.suits(wish) && !wish.excluded.contains(id))
         };
         if !able().any(|(_, station)| station.has_room_for(wish)) {
             return Verdict::Nowhere;
@@ -149,8 +144,7 @@ impl Core {
         now: Instant,
     ) -> bool {
         let Some(station) = self.stations.get(&id) else { return false };
-        let same_card =
-            |other: &Station| station.gpu.is_some() && other.gpu == station.gpu;
+        let same_card = |other: &Station| station.gpu.is_some() && other.gpu == station.gpu;
         let loads = |other: &Station| other.loading.is_some();
         if loads(station) || self.stations.values().any(|it| same_card(it) && loads(it)) {
             return false;

@@ -362,4 +362,3 @@ fn an_instance_that_returns_before_its_last_seat_is_free_counts_it_still() {
     release(&mut core, &seat, Outcome::Answered, now);
     given_to(&mut core, waits);
 }
-

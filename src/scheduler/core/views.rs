@@ -37,6 +37,8 @@ pub struct ModelView {
     pub model: ModelKey,
     /// Requests for it that the instance works on.
     pub in_flight: u32,
+    /// Whether anybody has asked for it.
+    pub asked_for: bool,
     /// Whether it is in memory.
     pub resident: bool,
     /// Where its breaker stands.

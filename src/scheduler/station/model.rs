@@ -81,6 +81,7 @@ impl Model {
         ModelView {
             model: key.clone(),
             in_flight: self.in_flight,
+            asked_for: self.used.is_some(),
             resident: self.resident.is_some() || station.kind == UpstreamKind::OpenAi,
             breaker: self.breaker.state(),
             load_seconds: self.rates.load_seconds(self.size, &station.disk),

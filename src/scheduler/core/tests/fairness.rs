@@ -32,7 +32,8 @@ fn turns(wishes: &[(Wish, u64)], rounds: usize) -> Vec<i64> {
     }
     let mut order = Vec::new();
     for _ in 0..rounds {
-        let tokens = order.last().and_then(|user| wishes.iter().find(|(w, _)| w.payer.user == *user));
+        let tokens =
+            order.last().and_then(|user| wishes.iter().find(|(w, _)| w.payer.user == *user));
         core.release(&seat, &answer(tokens.map_or(1, |(_, tokens)| *tokens)), start);
         let (number, claim) = given(&mut core).expect("somebody waits");
         order.push(users[&number]);
@@ -164,13 +165,10 @@ fn a_place_in_the_queue_is_known_by_who_goes_before() {
         .map(|user| waiting(core.arrive(wish(user, "a"), now)))
         .collect();
     let ahead = |number: &u64| core.outlook(*number, now).map(|it| it.ahead);
-    assert_eq!(numbers.iter().map(ahead).collect::<Vec<_>>(), [
-        Some(0),
-        Some(3),
-        Some(4),
-        Some(1),
-        Some(2)
-    ]);
+    assert_eq!(
+        numbers.iter().map(ahead).collect::<Vec<_>>(),
+        [Some(0), Some(3), Some(4), Some(1), Some(2)]
+    );
     assert_eq!(core.outlook(999, now), None);
     let lines = core.lines(now);
     assert_eq!((lines.len(), lines[0].waiting), (1, 5));
