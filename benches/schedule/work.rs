@@ -100,7 +100,7 @@ impl Mind {
 
     pub fn ask(&mut self, now: f64) -> Request {
         let mut size = |(mean, sigma): (f64, f64)| {
-            (self.dice.lognormal(mean, sigma).clamp(1.0, mean * 40.0)) as u64
+            self.dice.lognormal(mean, sigma).min(mean * 40.0).max(1.0) as u64
         };
         let (new, output) = (size(self.client.prompt).max(8), size(self.client.output));
         let embeds = self.client.output.0 == 0.0;
