@@ -57,25 +57,27 @@ fn main() -> Result<()> {
 /// Every workload with everybody who chooses.
 pub struct Runs(HashMap<(&'static str, Policy), World>);
 
-const SCENES: [(&str, fn() -> Scene); 12] = [
+const SCENES: [(&str, fn() -> Scene); 14] = [
     ("greedy", scenes::greedy),
     ("alone", || scenes::light(false)),
     ("beset", || scenes::light(true)),
     ("mixed", scenes::mixed),
     ("three on two", scenes::three_on_two),
     ("eighty", scenes::eighty),
+    ("strangers", scenes::strangers),
     ("chats", scenes::chats),
     ("bursts", scenes::bursts),
     ("large prompts", scenes::large_prompts),
     ("refusing", scenes::refusing),
     ("killed", scenes::killed),
     ("leavers", scenes::leavers),
+    ("hung", scenes::hung),
 ];
 
 impl Runs {
     fn new(seed: u64) -> Self {
         let mut runs = HashMap::new();
-        for (name, scene) in SCENES.into_iter().chain([("hung", scenes::hung as fn() -> Scene)]) {
+        for (name, scene) in SCENES {
             for policy in ALL {
                 runs.insert((name, policy), world::run(&scene(), policy, seed));
             }

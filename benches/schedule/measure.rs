@@ -2,9 +2,13 @@
 
 use crate::world::{End, Fate, World};
 
+/// Nobody has a model in memory at first; what comes of that is not what is compared.
+const WARM_UP: f64 = 60.0;
+
 /// Seconds to the first token of those who got one and of whom this holds, in order.
 pub fn first_tokens(world: &World, of: impl Fn(&Fate) -> bool) -> Vec<f64> {
-    let answered = world.fates.iter().filter(|fate| of(fate));
+    let later = world.fates.iter().filter(|fate| fate.request.arrives >= WARM_UP);
+    let answered = later.filter(|fate| of(fate));
     let mut times: Vec<f64> =
         answered.filter_map(|fate| Some(fate.first? - fate.request.arrives)).collect();
     times.sort_unstable_by(f64::total_cmp);

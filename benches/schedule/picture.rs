@@ -16,7 +16,7 @@ pub fn draw(runs: &Runs) -> Result<()> {
         first_tokens(runs.of(scene, policy), |fate| fate.request.user >= from)
     };
     curves("light", "light clients beside a greedy one", &|policy| times("beset", policy, 1))?;
-    curves("eighty", "one model, 80 % load", &|policy| times("eighty", policy, 0))?;
+    curves("eighty", "conversations, 80 % load", &|policy| times("eighty", policy, 0))?;
     columns("loads", "cold loads per 1000 requests", &|policy| {
         let world = runs.of("mixed", policy);
         1000.0 * loads(world) as f64 / world.fates.len() as f64

@@ -127,19 +127,24 @@ fn queue(runs: &Runs, page: &mut String) {
     table(
         page,
         &[
-            ("80 % load: first token, median", &of("eighty", 0.5, |_| true)),
-            ("80 % load: first token, p99", &of("eighty", 0.99, |_| true)),
+            ("conversations, 80 % load: first token, median", &of("eighty", 0.5, |_| true)),
+            ("conversations, 80 % load: first token, p99", &of("eighty", 0.99, |_| true)),
+            ("strangers, 80 % load: first token, median", &of("strangers", 0.5, |_| true)),
+            ("strangers, 80 % load: first token, p99", &of("strangers", 0.99, |_| true)),
             ("beside bursts of embeddings: chats, p99", &of("bursts", 0.99, |user| user > 0)),
             ("beside large prompts: the others, p99", &of("large prompts", 0.99, |user| user > 0)),
         ],
     );
-    let _ = writeln!(page, "\n![Times to first token at 80 % load](eighty.svg)");
+    let _ = writeln!(page, "\n![Times to first token of conversations at 80 % load](eighty.svg)");
 }
 
 const QUEUE: &str = "\
-One model on three instances of one slot, most answers short and some very long, at 80 % load; six
-who chat beside 200 embeddings a minute in one burst; eight with short prompts beside one with
-prompts of 12,000 tokens.";
+People in conversations with two models on three instances of two slots with room for one model
+each, at 80 % of what the box can do if nothing is loaded or read twice. Then requests that have
+nothing to do with each other, for one model on three instances of one slot, most answers short and
+some very long, also at 80 %: nothing can be saved there but turns, and how long the unlucky wait is
+a matter of the load more than of who chooses. Then six who chat beside 200 embeddings a minute in
+one burst; and eight with short prompts beside one with prompts of 12,000 tokens.";
 
 fn chats(runs: &Runs, page: &mut String) {
     let _ = writeln!(page, "\n## Conversations\n\n{CHATS}");

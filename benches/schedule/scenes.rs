@@ -51,14 +51,33 @@ pub fn three_on_two() -> Scene {
     Scene { models: 3, ..scene(vec![make(2, 1); 2], clients, 3600.0) }
 }
 
-/// One model on three instances, most answers short and some very long, at 80 % load.
-pub fn eighty() -> Scene {
+/// Requests that have nothing to do with each other, for one model on three instances of one slot,
+/// most answers short and some very long, at 80 % load.
+pub fn strangers() -> Scene {
     // a request takes 0.2 s to read and 3 s to write on average
     let mean = 400.0 / 2000.0 + 150.0 / 50.0;
     let clients = 12;
     let every = mean * clients as f64 / (3.0 * 0.8);
     let client = |user| Client { output: (150.0, 1.6), ..Client::new(user, Habit::Poisson(every)) };
     scene(vec![make(1, 1); 3], (0..clients).map(client).collect(), 7200.0)
+}
+
+/// People in conversations with two models on three instances with room for one each, at 80 % of
+/// what the box can do if nothing is loaded or read twice.
+pub fn eighty() -> Scene {
+    // 0.25 s to read what is new, 2.4 s to write, two at once at four fifths of the speed each
+    let (new, written) = (500.0, 120.0);
+    let alone = new / 2000.0 + written / 50.0;
+    let capacity = 6.0 / (alone * 1.25);
+    let clients = 24;
+    let client = |user: usize| Client {
+        models: vec![(usize::from(user % 3 == 0), 1.0)],
+        prompt: (new, 0.6),
+        output: (written, 0.8),
+        turns: Some(10),
+        ..Client::new(user, Habit::Poisson(clients as f64 / (capacity * 0.8)))
+    };
+    Scene { models: 2, ..scene(vec![make(2, 1); 3], (0..clients).map(client).collect(), 3600.0) }
 }
 
 /// Twelve conversations of twelve turns, each with a long beginning, on three instances.
@@ -95,13 +114,22 @@ pub fn large_prompts() -> Scene {
     scene(vec![make(2, 1); 3], (0..9).map(client).collect(), 3600.0)
 }
 
-fn usual() -> Vec<Client> {
-    (0..10).map(|user| Client::new(user, Habit::Poisson(14.0))).collect()
+/// Short questions, as many in a second.
+fn usual(in_a_second: f64) -> Vec<Client> {
+    let clients = 10;
+    let client = |user| Client {
+        output: (40.0, 0.6),
+        ..Client::new(user, Habit::Poisson(clients as f64 / in_a_second))
+    };
+    (0..clients).map(client).collect()
 }
 
 /// One of three instances answers 503 at once, all the time.
 pub fn refusing() -> Scene {
-    Scene { faults: vec![(0.0, Fault::Refuses(1))], ..scene(vec![make(2, 1); 3], usual(), 1800.0) }
+    Scene {
+        faults: vec![(0.0, Fault::Refuses(1))],
+        ..scene(vec![make(2, 1); 3], usual(2.5), 1800.0)
+    }
 }
 
 /// When the killed instance dies, and when it is back.
@@ -110,12 +138,15 @@ pub const DEATH: (f64, f64) = (300.0, 330.0);
 /// One of three instances is killed under load, and comes back after half a minute.
 pub fn killed() -> Scene {
     let faults = vec![(DEATH.0, Fault::Dies(1)), (DEATH.1, Fault::Returns(1))];
-    Scene { faults, ..scene(vec![make(2, 1); 3], usual(), 900.0) }
+    Scene { faults, ..scene(vec![make(2, 1); 3], usual(4.0), 900.0) }
 }
 
 /// One of three instances hangs for good: its probes succeed, its requests say nothing.
 pub fn hung() -> Scene {
-    Scene { faults: vec![(300.0, Fault::Hangs(1))], ..scene(vec![make(2, 1); 3], usual(), 1800.0) }
+    Scene {
+        faults: vec![(300.0, Fault::Hangs(1))],
+        ..scene(vec![make(2, 1); 3], usual(2.5), 1800.0)
+    }
 }
 
 /// More is asked than there is, and a third of the clients leave after some seconds.

@@ -103,7 +103,7 @@ pub struct Ctx {
 /// Where a request goes.
 pub(super) enum Target {
     /// A seat of an instance.
-    Seat(Seat),
+    Seat(Box<Seat>),
     /// An instance, for a request that costs it nothing.
     Instance(usize),
 }

@@ -83,7 +83,7 @@ async fn move_on(gateway: &Gateway, session: &mut Session, ctx: &mut Ctx) -> Res
             match seat.elsewhere(Wish { excluded: failed.clone(), ..wish }) {
                 Ok(ticket) => {
                     let seat = seating::wait_for_seat(gateway, session, ctx, ticket).await?;
-                    Ok(Target::Seat(seat))
+                    Ok(Target::Seat(Box::new(seat)))
                 }
                 Err(refused) => Err(refused),
             }

@@ -93,7 +93,7 @@ pub(super) async fn take_seat(
     let ticket =
         gateway.scheduler.enter(wish).map_err(|refused| no_place(gateway, ctx, refused))?;
     let seat = wait_for_seat(gateway, session, ctx, ticket).await?;
-    ctx.take(Target::Seat(seat), &gateway.live);
+    ctx.take(Target::Seat(Box::new(seat)), &gateway.live);
     Ok(())
 }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 /// Failures in a row that take an instance out.
 const FALL: u32 = 3;
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
-const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 /// Requests at once after a trial; each that is answered doubles them, up to this many.
 const RAMP_FROM: u32 = 2;
 const RAMP_TO: u32 = 64;

@@ -77,7 +77,10 @@ fn comes_and_leaves(scheduler: &Arc<Scheduler<Tried>>, user: i64) {
     drop(ticket);
 }
 
-fn in_every_order(people: &'static [fn(&Arc<Scheduler<Tried>>, i64)]) {
+/// What a thread does, as the user with this number.
+type Person = fn(&Arc<Scheduler<Tried>>, i64);
+
+fn in_every_order(people: &'static [Person]) {
     let story = move || {
         let scheduler = one_slot();
         let threads = people.iter().zip(1..).map(|(person, user)| {
