@@ -4,6 +4,7 @@
 //! how requests arrive.
 
 mod upstreams;
+mod usage;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 
 use crate::auth::Principal;
+use crate::limit::Limits;
 use crate::live::Live;
 use crate::scheduler::Scheduler;
 use crate::store::{Store, StoreError};
@@ -29,6 +31,8 @@ pub struct Admin {
     pub scheduler: Arc<Scheduler>,
     /// Where every act is written down.
     pub store: Arc<Store>,
+    /// How much of it everybody has had.
+    pub limits: Arc<Limits>,
 }
 
 /// Who is asking, for handlers that change something.
@@ -66,6 +70,8 @@ pub struct Fault {
 /// Everything under `/admin`. The paths are also lines of the route table, which knows who may.
 pub fn router(admin: Admin) -> Router {
     Router::new()
+        .route("/admin/usage", get(usage::all))
+        .route("/auth/usage", get(usage::own))
         .route("/admin/upstreams", get(upstreams::list))
         .route("/admin/upstreams/{name}/drain", post(upstreams::drain))
         .route("/admin/upstreams/{name}/resume", post(upstreams::resume))
@@ -95,6 +101,12 @@ impl Caller {
 }
 
 impl Fault {
+    /// The caller's mistake.
+    fn bad(detail: String) -> Self {
+        let status = StatusCode::BAD_REQUEST;
+        Self { status, reason: "bad_request", detail, cause: None }
+    }
+
     fn not_found(detail: String) -> Self {
         Self { status: StatusCode::NOT_FOUND, reason: "not_found", detail, cause: None }
     }

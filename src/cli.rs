@@ -10,6 +10,7 @@ mod keys;
 mod output;
 mod remote;
 mod status;
+mod usage;
 mod users;
 
 use std::path::PathBuf;
@@ -62,6 +63,8 @@ enum Command {
     Status(remote::Target),
     /// Gather evidence for a report, and walk through a running gateway with the key in $USHER_KEY
     Doctor(remote::Target),
+    /// Show who used how much: requests, tokens, seconds of GPU time
+    Usage(usage::Question),
     /// Make, list and change accounts
     #[command(subcommand)]
     Users(users::Command),
@@ -104,6 +107,7 @@ fn dispatch(command: Command, config: Option<PathBuf>, output: Output) -> anyhow
     match command {
         Command::Init => init::run(&config, &path, output),
         Command::Keys(command) => keys::run(command, &config, output),
+        Command::Usage(question) => usage::run(&question, &config, output),
         Command::Users(command) => users::run(command, &config, output),
         Command::Doctor(target) => doctor::run(target, &config, &path, output),
         Command::Status(_) => status::run(&remote::of(&config)?, output),

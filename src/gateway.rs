@@ -1,5 +1,6 @@
 //! THE STORY: how a request travels, phase by phase, in the order in which it meets them.
 
+mod account;
 mod admit;
 mod body;
 mod bridge;
@@ -13,6 +14,7 @@ mod headers;
 mod lint;
 mod local;
 mod outgoing;
+mod quota;
 mod refusal;
 mod relay;
 mod request_id;
@@ -37,10 +39,12 @@ use tokio::sync::watch;
 
 use crate::auth::verdict::Authenticator;
 use crate::config::Timeouts;
+use crate::limit::Limits;
 use crate::live::Live;
 use crate::route::Action;
 use crate::scheduler::Scheduler;
 use crate::telemetry::metrics::Metrics;
+use crate::usage::ledger::Ledger;
 use admit::{Admitted, Stop};
 use body::Budget;
 use cors::Preflight;
@@ -53,6 +57,8 @@ use stage::Stage;
 pub struct Gateway {
     live: Arc<Live>,
     authenticator: Arc<Authenticator>,
+    limits: Arc<Limits>,
+    ledger: Arc<Ledger>,
     scheduler: Arc<Scheduler>,
     bodies: Arc<Budget>,
     in_flight: Counter,
@@ -69,6 +75,10 @@ pub struct Parts {
     pub live: Arc<Live>,
     /// Knows who is asking.
     pub authenticator: Arc<Authenticator>,
+    /// Knows how much of it everybody may have.
+    pub limits: Arc<Limits>,
+    /// Where usage is written down.
+    pub ledger: Arc<Ledger>,
     /// Gives seats.
     pub scheduler: Arc<Scheduler>,
     /// How far the end has come.
@@ -87,6 +97,8 @@ impl Gateway {
         Self {
             live: parts.live,
             authenticator: parts.authenticator,
+            limits: parts.limits,
+            ledger: parts.ledger,
             scheduler: parts.scheduler,
             bodies: Budget::new(),
             in_flight: Counter::default(),
@@ -194,6 +206,7 @@ impl ProxyHttp for Gateway {
         };
         ctx.decided();
         if let Some(refusal) = refusal {
+            ctx.quota.give_back();
             let written = refusal::write(session, &refusal, ctx).await;
             ctx.refusal = Some(refusal);
             written?;
@@ -274,7 +287,7 @@ impl ProxyHttp for Gateway {
         end_of_stream: bool,
         ctx: &mut Ctx,
     ) -> Result<Option<Duration>> {
-        relay::passing(session, body, end_of_stream, ctx)?;
+        relay::passing(&self.limits, session, body, end_of_stream, ctx)?;
         Ok(None)
     }
 
@@ -299,7 +312,7 @@ impl ProxyHttp for Gateway {
     }
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Ctx) {
-        finish::finish(&self.metrics, session, error, ctx);
+        finish::finish(self, session, error, ctx);
     }
 
     /// The access line tells it, once.

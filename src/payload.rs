@@ -13,7 +13,7 @@ use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
 
-pub use estimate::estimate_tokens;
+pub use estimate::{Expected, estimate_tokens, expect_tokens};
 pub use form::inspect_form;
 pub use prompt::{Prompt, Runner};
 use walk::Field;

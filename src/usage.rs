@@ -1,9 +1,12 @@
-//! ACCOUNT: token counts, read from passing chunks.
+//! ACCOUNT: token counts, read from passing chunks; [`ledger`] adds them up and [`report`] is what
+//! people see of the sums.
 //!
 //! A stream is never held for its counts: what comes in goes out, the very same buffer, and only a
 //! few words are remembered. The one thing that is cut is the usage that Usher itself asked for.
 
+pub mod ledger;
 mod ndjson;
+pub mod report;
 mod scan;
 mod sse;
 mod strip;
@@ -101,9 +104,12 @@ impl Counts {
 #[derive(Debug)]
 pub struct Meter {
     counts: Counts,
-    pieces: u64,
     reader: Reader,
     cutter: Option<Box<Cutter>>,
+    /// Ends of lines that have passed, in answers that stream.
+    lines: u64,
+    /// How many of them a piece has; 0 in answers that come whole.
+    lines_each: u64,
 }
 
 #[derive(Debug)]
@@ -132,14 +138,23 @@ impl Meter {
         };
         let strips = strip_usage && format == Format::SseOpenAi;
         let cutter = strips.then(Box::default);
-        Self { counts: Counts::default(), pieces: 0, reader, cutter }
+        let lines_each = match format {
+            Format::Ndjson => 1,
+            Format::SseOpenAi => 2,
+            // a line for the event's name, too
+            Format::SseResponses | Format::SseAnthropic => 3,
+            _ => 0,
+        };
+        Self { counts: Counts::default(), reader, cutter, lines: 0, lines_each }
     }
 
     /// Takes what came from the instance, returns what goes to the client now: the same buffer,
     /// unless usage is stripped and an event has to be cut or waited for.
     #[must_use]
     pub fn push(&mut self, chunk: Bytes) -> Bytes {
-        self.pieces += 1;
+        if self.lines_each > 0 {
+            self.lines += memchr::memchr_iter(b'\n', &chunk).count() as u64;
+        }
         match &mut self.reader {
             Reader::Lines(lines) => lines.push(&chunk, &mut self.counts),
             Reader::Events(events) => events.push(&chunk, &mut self.counts),
@@ -164,11 +179,11 @@ impl Meter {
         self.cutter.as_mut()?.finish()
     }
 
-    /// Chunks that came so far: of a stream about as many as tokens, for instances send each as
-    /// soon as they have it.
+    /// Pieces of the answer that have passed: of a stream that does not come to its end, about
+    /// the tokens that were generated. None of an answer that comes whole.
     #[must_use]
     pub fn pieces(&self) -> u64 {
-        self.pieces
+        self.lines.checked_div(self.lines_each).unwrap_or(0)
     }
 
     /// What has been read so far.

@@ -13,6 +13,7 @@ use pingora::proxy::Session;
 use super::Gateway;
 use super::body::{self, Unread};
 use super::ctx::{Ctx, Target};
+use super::quota;
 use super::refusal::Refusal;
 use super::seating::{self, no_place};
 use crate::auth::{AuthError, Principal};
@@ -71,6 +72,7 @@ pub(super) async fn admit(
     let Class::Guarded(_) = route.class else { return Ok(Admitted::Local(route.action)) };
     authenticate(gateway, session, ctx).await?;
     let permit = authorise(ctx, route)?;
+    quota::count(gateway, ctx, route).await?;
     refuse_encoded(session)?;
     match route.action {
         Action::Infer(inference) => {
@@ -80,6 +82,7 @@ pub(super) async fn admit(
             let model = payload.model.unwrap_or_default();
             let wanted = Destination { model, web_search: payload.web_search };
             name_model(ctx, &permit, &wanted)?;
+            quota::reserve(gateway, ctx, inference).await?;
             seating::take_seat(gateway, session, ctx, (&permit, work)).await?;
             Ok(Admitted::Proxied)
         }
@@ -246,7 +249,8 @@ async fn keep_body(
     Ok(body)
 }
 
-async fn look_at<T: Send + 'static>(
+/// Looks at a body; at a large one elsewhere than on a thread that serves others.
+pub(super) async fn look_at<T: Send + 'static>(
     body: Bytes,
     look: impl FnOnce(&[u8]) -> Result<T, BadPayload> + Send + 'static,
 ) -> Result<T, Refusal> {

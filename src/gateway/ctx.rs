@@ -13,6 +13,7 @@ use super::body::Reservation;
 use super::cors;
 use super::finish::InFlight;
 use super::outgoing::Outgoing;
+use super::quota::Quota;
 use super::refusal::Refusal;
 use super::request_id::RequestId;
 use super::watchdog::Watchdog;
@@ -60,6 +61,8 @@ pub struct Ctx {
     pub(super) body: Option<Bytes>,
     /// Its share of the memory for bodies.
     pub(super) reservation: Option<Reservation>,
+    /// What it holds of its sender's limits.
+    pub(super) quota: Quota,
     /// Tokens that the body is estimated to have, where that is what was asked.
     pub(super) estimate: u64,
     /// What it needs of an instance.
@@ -80,6 +83,10 @@ pub struct Ctx {
     pub(super) max_wait: Duration,
     /// Whether the usage chunk was asked for by us.
     pub(super) strip_usage: bool,
+    /// Whether its model had to be loaded first.
+    pub(super) cold: bool,
+    /// Whether the instance does what was asked: its answer is no error.
+    pub(super) served: bool,
     /// Reads the token counts from the answer.
     pub(super) meter: Option<Meter>,
     /// Whether the answer is a stream of server-sent events.
@@ -138,6 +145,8 @@ pub struct Timings {
     pub(super) first_byte: Option<Duration>,
     /// From arrival to the first piece of the instance's answer.
     pub(super) first_piece: Option<Duration>,
+    /// From arrival to the end of the instance's answer.
+    pub(super) last_byte: Option<Duration>,
     /// Our own work until it was clear what becomes of the request: an instance, or an answer.
     pub(super) overhead: Option<Duration>,
 }
@@ -161,6 +170,7 @@ impl Ctx {
             model: None,
             body: None,
             reservation: None,
+            quota: Quota::default(),
             estimate: 0,
             wish: None,
             warming: None,
@@ -171,6 +181,8 @@ impl Ctx {
             streams: false,
             max_wait: Duration::ZERO,
             strip_usage: false,
+            cold: false,
+            served: false,
             meter: None,
             sse: false,
             outgoing: Outgoing::default(),

@@ -7,7 +7,10 @@ use jiff::Timestamp;
 use pingora::Error;
 use pingora::proxy::Session;
 
+use super::Gateway;
+use super::account;
 use super::ctx::Ctx;
+use super::quota;
 use super::refusal::Refusal;
 use crate::auth::Principal;
 use crate::route::{Action, Route};
@@ -42,7 +45,7 @@ impl Drop for InFlight {
 }
 
 /// Settles a request: once, whatever happened.
-pub(super) fn finish(metrics: &Metrics, session: &Session, error: Option<&Error>, ctx: &mut Ctx) {
+pub(super) fn finish(gateway: &Gateway, session: &Session, error: Option<&Error>, ctx: &mut Ctx) {
     if let Some(watchdog) = &ctx.watchdog {
         watchdog.rest();
     }
@@ -54,8 +57,10 @@ pub(super) fn finish(metrics: &Metrics, session: &Session, error: Option<&Error>
         .response_written()
         .filter(|response| !response.status.is_informational())
         .map_or(0, |response| response.status.as_u16());
+    quota::finish(&gateway.limits, ctx, error.is_none() && status != 0);
+    account::note(gateway, ctx, status);
     write_line(session, error, ctx, status);
-    count(metrics, error, ctx, status);
+    count(&gateway.metrics, error, ctx, status);
 }
 
 fn count(metrics: &Metrics, error: Option<&Error>, ctx: &Ctx, status: u16) {

@@ -33,8 +33,8 @@ const USUAL: usize = 12;
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const X_USHER_UPSTREAM: HeaderName = HeaderName::from_static("x-usher-upstream");
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
-/// These three, and what Pingora and CORS may add.
-const ADDED: usize = 8;
+/// These three, six of limits, and what Pingora and CORS may add.
+const ADDED: usize = 14;
 
 /// Whether this header of an instance's is one that no client sees: who it is, where it would send
 /// the client, what it would store there, and whatever belongs to its own connection (RFC 9110,
@@ -127,6 +127,7 @@ pub(super) fn to_client(
     headers.insert(X_REQUEST_ID, ctx.request_id.value().clone());
     headers.insert(X_USHER_UPSTREAM, instance.headers.name.clone());
     headers.insert(SERVER_TIMING, server_timing(ctx));
+    headers.extend(ctx.quota.headers());
     *response = parts.into();
     if own_reason.is_some() {
         response.set_reason_phrase(own_reason.as_deref())?;

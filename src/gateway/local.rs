@@ -10,6 +10,7 @@ use pingora::proxy::Session;
 use super::Gateway;
 use super::cors::{self, Preflight};
 use super::ctx::Ctx;
+use super::quota;
 use super::refusal::{self, Refusal};
 use crate::model::ModelName;
 use crate::route::Action;
@@ -118,6 +119,7 @@ pub(super) async fn write(
     }
     head.insert_header("Content-Length", body.len())?;
     head.insert_header("X-Request-Id", ctx.request_id.value())?;
+    quota::tell(&mut head, ctx)?;
     cors::grant(&mut head, ctx)?;
     let bodiless = session.req_header().method == http::Method::HEAD;
     session.write_response_header(Box::new(head), bodiless).await?;

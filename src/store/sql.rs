@@ -8,6 +8,7 @@ mod fault;
 mod identity;
 mod keys;
 mod migrate;
+mod usage;
 mod users;
 
 use std::time::Duration;

@@ -57,6 +57,27 @@ fn ollamas_last_line_is_read() {
 }
 
 #[test]
+fn pieces_of_a_stream_are_counted_as_they_pass() {
+    let line = "{\"response\":\"a\",\"done\":false}\n";
+    let event = "data: {\"choices\":[]}\n\n";
+    let named = "event: content_block_delta\ndata: {}\n\n";
+    for (format, piece, expected) in [
+        (Format::Ndjson, line, 5),
+        (Format::SseOpenAi, event, 5),
+        (Format::SseAnthropic, named, 5),
+        (Format::SseResponses, named, 5),
+        (Format::OllamaJson, line, 0),
+    ] {
+        let mut meter = Meter::new(format, false);
+        for byte in piece.repeat(5).bytes() {
+            let passed = meter.push(Bytes::copy_from_slice(&[byte]));
+            assert_eq!(*passed, [byte]);
+        }
+        assert_eq!(meter.pieces(), expected, "{format:?}");
+    }
+}
+
+#[test]
 fn a_stream_that_breaks_off_is_not_finished() {
     let first = NDJSON.split_inclusive('\n').next().expect("a line");
     assert_eq!(counts(Format::Ndjson, first), Counts::default());

@@ -11,6 +11,7 @@ use source::{Source, files, root, sources};
 const ARROWS: &[(&str, &[&str])] = &[
     ("client", &["config"]),
     ("config", &[]),
+    ("limit", &["auth", "config", "model"]),
     ("model", &[]),
     ("payload", &["model", "route"]),
     ("policy", &["auth", "config", "model", "route"]),
@@ -41,6 +42,7 @@ fn judging_is_synchronous_without_io_clock_or_randomness() {
         "client",
         "model",
         "payload",
+        "limit/quota",
         "scheduler/breaker",
         "scheduler/core",
         "scheduler/learn",

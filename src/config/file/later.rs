@@ -38,9 +38,6 @@ pub(super) const LATER: &[Later] = &[
     later("auth.issuers", "tokens of other issuers are", Today::Is("[]")),
     later("auth.login", "logins are", Today::Silent),
     later("auth.rotation_grace", "rotation of keys is", Today::Silent),
-    later("tiers.*.requests", QUOTAS, Today::Silent),
-    later("tiers.*.reads", QUOTAS, Today::Silent),
-    later("tiers.*.tokens", QUOTAS, Today::Silent),
     later("tiers.*.num_ctx", RUNNER, Today::Silent),
     later("tiers.*.runner_options", RUNNER, Today::Silent),
     later("tiers.*.keep_alive", RUNNER, Today::Silent),
@@ -48,7 +45,6 @@ pub(super) const LATER: &[Later] = &[
     later("manage.default", "management of all instances at once is", Today::Except("all")),
 ];
 
-const QUOTAS: &str = "quotas are";
 const RUNNER: &str = "bounds on a model's options are";
 
 const fn later(path: &'static str, feature: &'static str, today: Today) -> Later {
