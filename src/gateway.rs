@@ -19,6 +19,7 @@ mod quota;
 mod refusal;
 mod relay;
 mod request_id;
+mod seating;
 pub mod stage;
 mod watchdog;
 
@@ -66,6 +67,7 @@ pub struct Gateway {
     connections: Arc<Connections>,
     metrics: Arc<Metrics>,
     admin: Router,
+    client: reqwest::Client,
 }
 
 /// What a [`Gateway`] is made of.
@@ -86,6 +88,8 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     /// What is behind `/admin`.
     pub admin: Router,
+    /// For loads that go on although the client who began them left.
+    pub client: reqwest::Client,
 }
 
 impl Gateway {
@@ -103,6 +107,7 @@ impl Gateway {
             connections: Arc::default(),
             metrics: parts.metrics,
             admin: parts.admin,
+            client: parts.client,
         }
     }
 

@@ -7,12 +7,14 @@
 mod edit;
 mod estimate;
 mod form;
+mod prompt;
 mod tame;
 pub(crate) mod walk;
 
 pub use estimate::{Expected, estimate_tokens, expect_tokens};
 pub use form::inspect_form;
-pub use tame::{Fit, Ready, prepare};
+pub use prompt::{Prompt, Runner};
+pub use tame::{Ready, prepare};
 
 use edit::{Edit, End};
 use tame::Spots;
@@ -84,6 +86,8 @@ pub struct Payload {
     pub debug_render: bool,
     usage: Usage,
     spots: Spots,
+    /// What the work is, for the scheduler.
+    gist: prompt::Gist,
 }
 
 /// What `stream_options` say about usage.
@@ -99,6 +103,30 @@ enum Usage {
 }
 
 impl Payload {
+    /// The prompt, for comparison with others; `tie` is what a header says of the conversation.
+    #[must_use]
+    pub fn prompt(&self, tie: Option<&str>) -> Prompt {
+        self.gist.prompt(tie)
+    }
+
+    /// The options that a loaded model cannot change.
+    #[must_use]
+    pub fn runner(&self) -> Runner {
+        self.gist.runner
+    }
+
+    /// The same as members of a JSON object, without its braces.
+    #[must_use]
+    pub fn runner_options(&self) -> &str {
+        &self.gist.runner_options
+    }
+
+    /// Most tokens that the answer may have, if the body says.
+    #[must_use]
+    pub fn most_output(&self) -> Option<u64> {
+        self.gist.most_output
+    }
+
     /// The model on routes that still know `name`: Ollama takes `model` unless it is empty.
     #[must_use]
     pub fn model_or_name(&self) -> Option<&str> {
@@ -110,6 +138,7 @@ impl Payload {
     }
 
     fn read(&mut self, field: &Field<'_>) -> Result<(), BadPayload> {
+        self.gist.read(field);
         match &*field.name {
             "model" => self.model = Some(string(field)?),
             "name" => self.name = Some(string(field)?),

@@ -299,6 +299,7 @@ async fn assemble(
         stage: stage.clone(),
         metrics: Arc::clone(&metrics),
         admin,
+        client: health::client()?,
     });
     let gauges = gateway.gauges();
     let connections = gateway.connections();

@@ -13,10 +13,10 @@ use pingora::proxy::Session;
 use tower::ServiceExt;
 
 use super::Gateway;
-use super::admit::client_gone;
 use super::ctx::Ctx;
 use super::local;
 use super::refusal::Refusal;
+use super::seating::client_gone;
 use crate::admin::{Caller, Fault};
 
 /// Answers of the admin router are lists for people and programs, never streams: bytes.

@@ -7,7 +7,6 @@
 
 mod time;
 
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::ops::Range;
 
 use bytes::Bytes;
@@ -55,8 +54,6 @@ pub struct Ready {
     pub asks_usage: bool,
     /// Whether it would unload its model.
     pub unloads: bool,
-    /// What a loaded model has to be loaded with, to serve it as it is.
-    pub fit: Fit,
 }
 
 impl Ready {
@@ -64,19 +61,8 @@ impl Ready {
     #[must_use]
     pub fn untouched(payload: Payload, inference: Inference) -> Self {
         let streams = payload.stream.unwrap_or_else(|| inference.stream.is_default());
-        let fit = Fit::default();
-        Self { payload, rewritten: None, streams, asks_usage: false, unloads: false, fit }
+        Self { payload, rewritten: None, streams, asks_usage: false, unloads: false }
     }
-}
-
-/// What of a request decides whether a loaded model has to be loaded anew for it: a model serves
-/// requests of one fit.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Fit {
-    /// Its context length in tokens; `None` is the instance's own.
-    pub num_ctx: Option<u32>,
-    /// A digest of its other Runner options; 0 if it has none.
-    pub options: u64,
 }
 
 /// Reads a JSON body, and changes it as a tier's bounds and the accounting of tokens want it.
@@ -97,7 +83,7 @@ pub fn prepare(
     let asks_usage = asks && !payload.include_usage;
     let route = Terms::of(path);
     let mut tamer = Tamer { body, spots: &payload.spots, taming, edits: Edits::default() };
-    let fit = tamer.options(&route)?;
+    tamer.options(&route)?;
     let unloads = tamer.keep_alive()? && route.is_idle(&payload.spots);
     tamer.output(&route)?;
     let mut edits = tamer.edits;
@@ -107,11 +93,14 @@ pub fn prepare(
     }
     let rewritten = edits.apply(body, payload.spots.end);
     // whoever plans with the request plans with what the instance will see
-    let payload = match &rewritten {
+    let mut payload = match &rewritten {
         Some(body) if tamed => inspect(body)?,
         _ => ready.payload,
     };
-    Ok(Ready { payload, rewritten, asks_usage, unloads, fit, ..ready })
+    if let (Context::Pin(tokens), false) = (taming.num_ctx, route.native) {
+        payload.gist.assume_context(tokens);
+    }
+    Ok(Ready { payload, rewritten, asks_usage, unloads, ..ready })
 }
 
 /// Without it a `/v1` stream says nothing about its tokens; what it brings, the client never sees.
@@ -226,7 +215,7 @@ impl Tamer<'_> {
     }
 
     /// `options` and `shift`.
-    fn options(&mut self, route: &Terms) -> Result<Fit, BadPayload> {
+    fn options(&mut self, route: &Terms) -> Result<(), BadPayload> {
         let mut read = Options::new(self.taming, route);
         let spot = self.spots.options.clone();
         match &spot {
@@ -240,17 +229,14 @@ impl Tamer<'_> {
             (Some(null), None) => read.edits.push(Edit::replace(null, format!("{{{missing}}}"))),
             (None, _) => self.edits.add(&format!(r#""options":{{{missing}}}"#)),
         }
-        let Options { edits, mut fit, .. } = read;
-        edits.into_iter().for_each(|edit| self.edits.push(edit));
-        if let Some(at) = &self.spots.shift {
-            match self.text(at) {
-                "null" => {}
-                _ if !self.taming.runner_options => self.null(at.clone()),
-                "true" => {}
-                value => fit.options ^= digest("shift", value),
+        read.edits.into_iter().for_each(|edit| self.edits.push(edit));
+        match &self.spots.shift {
+            Some(at) if !self.taming.runner_options && self.text(at) != "null" => {
+                self.null(at.clone());
             }
+            _ => {}
         }
-        Ok(fit)
+        Ok(())
     }
 
     /// Nothing is said any more.
@@ -339,7 +325,6 @@ struct Options<'t> {
     missing: Missing,
     edits: Vec<Edit>,
     end: Option<End>,
-    fit: Fit,
 }
 
 /// What the options must say, as long as they have not.
@@ -363,9 +348,8 @@ impl<'t> Options<'t> {
             _ => None,
         };
         let num_predict = taming.max_output.filter(|_| route.output == Output::Option);
-        let fit = Fit { num_ctx, options: 0 };
         let missing = Missing { num_ctx, num_predict };
-        Self { taming, missing, edits: Vec::new(), end: None, fit }
+        Self { taming, missing, edits: Vec::new(), end: None }
     }
 
     fn walk(&mut self, text: &str, start: usize) -> Result<(), BadPayload> {
@@ -380,8 +364,12 @@ impl<'t> Options<'t> {
             match &*option.name {
                 "num_ctx" => self.num_ctx(&option, at),
                 "num_predict" => self.num_predict(&option, at),
-                name if OPTIONS.contains(&name) => self.runner(&option, at),
-                _ => Ok(()),
+                name => {
+                    if OPTIONS.contains(&name) {
+                        self.runner(&option, at);
+                    }
+                    Ok(())
+                }
             }
         })
         .map_err(|flaw| flaw.inside("options"))?;
@@ -390,20 +378,20 @@ impl<'t> Options<'t> {
     }
 
     fn num_ctx(&mut self, option: &Field<'_>, at: Range<usize>) -> Result<(), BadPayload> {
-        let asked = number("num_ctx", option.value);
-        let (meant, passes) = match self.taming.num_ctx {
+        let bound = match self.taming.num_ctx {
             // what is wrong with it is for the instance to say
-            Context::Allow => (asked.ok().flatten().map(whole), true),
-            Context::Max(most) => match asked? {
-                Some(asked) if asked > f64::from(most) => (Some(most), false),
-                asked => (asked.map(whole), true),
-            },
-            Context::Pin(tokens) => (Some(tokens), option.value == tokens.to_string()),
+            Context::Allow => None,
+            Context::Max(most) => {
+                let asked = number("num_ctx", option.value)?;
+                asked.filter(|asked| *asked > f64::from(most)).map(|_| most)
+            }
+            Context::Pin(tokens) => Some(tokens),
         };
         self.missing.num_ctx = None;
-        self.fit.num_ctx = meant;
-        if let Some(tokens) = meant.filter(|_| !passes) {
-            self.edits.push(Edit::replace(at, tokens.to_string()));
+        if let Some(tokens) = bound.map(|tokens| tokens.to_string())
+            && tokens != option.value
+        {
+            self.edits.push(Edit::replace(at, tokens));
         }
         Ok(())
     }
@@ -417,14 +405,10 @@ impl<'t> Options<'t> {
         Ok(())
     }
 
-    fn runner(&mut self, option: &Field<'_>, at: Range<usize>) -> Result<(), BadPayload> {
-        match option.value {
-            "null" => {}
-            _ if !self.taming.runner_options => self.edits.push(Edit::replace(at, "null")),
-            // the order in which they are written means nothing
-            value => self.fit.options ^= digest(&option.name, value),
+    fn runner(&mut self, option: &Field<'_>, at: Range<usize>) {
+        if !self.taming.runner_options && option.value != "null" {
+            self.edits.push(Edit::replace(at, "null"));
         }
-        Ok(())
     }
 }
 
@@ -449,12 +433,6 @@ fn is_within(asked: f64, most: u32) -> bool {
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it saturates")]
 fn whole(number: f64) -> u32 {
     number as u32
-}
-
-fn digest(name: &str, value: &str) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    (name, value).hash(&mut hasher);
-    hasher.finish()
 }
 
 #[cfg(test)]

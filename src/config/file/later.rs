@@ -38,8 +38,6 @@ pub(super) const LATER: &[Later] = &[
     later("auth.issuers", "tokens of other issuers are", Today::Is("[]")),
     later("auth.login", "logins are", Today::Silent),
     later("auth.rotation_grace", "rotation of keys is", Today::Silent),
-    later("tiers.*.weight", "weighted queues are", Today::Silent),
-    later("upstreams.[].gpu", "placement by graphics card is", Today::Silent),
     later("manage.default", "management of all instances at once is", Today::Except("all")),
 ];
 

@@ -15,7 +15,7 @@ use crate::config::{Rate, RouteClass, Taming, Tier};
 pub(super) fn tiers(root: &Section<'_>) -> BTreeMap<String, Tier> {
     let mut tiers = defaults();
     let Some(item) = root.item("tiers") else { return tiers };
-    let like_free = tiers.get("free").cloned().unwrap_or_else(|| tier(&[], 1, (1, 1)));
+    let like_free = tiers.get("free").cloned().unwrap_or_else(|| tier(&[], (1, 1), (1, 1)));
     let read = item.entries(|name, item| {
         if !values::is_name(name) {
             item.wrong(values::NAME);
@@ -30,14 +30,18 @@ pub(super) fn tiers(root: &Section<'_>) -> BTreeMap<String, Tier> {
 fn defaults() -> BTreeMap<String, Tier> {
     use RouteClass::{Admin, Inference, Manage, Read};
     BTreeMap::from([
-        ("free".to_owned(), tier(&[Read, Inference], 2, (100, 600))),
-        ("premium".to_owned(), tier(&[Read, Inference], 8, (1_000, 6_000))),
-        ("admin".to_owned(), tier(&[Read, Inference, Manage, Admin], 32, (10_000, 6_000))),
+        ("free".to_owned(), tier(&[Read, Inference], (2, 1), (100, 600))),
+        ("premium".to_owned(), tier(&[Read, Inference], (8, 4), (1_000, 6_000))),
+        ("admin".to_owned(), tier(&[Read, Inference, Manage, Admin], (32, 8), (10_000, 6_000))),
     ])
 }
 
-/// A tier with so many requests an hour and reads a minute.
-fn tier(allow: &[RouteClass], concurrency: u32, (requests, reads): (u64, u64)) -> Tier {
+/// A tier with this concurrency and weight, and so many requests an hour and reads a minute.
+fn tier(
+    allow: &[RouteClass],
+    (concurrency, weight): (u32, u32),
+    (requests, reads): (u64, u64),
+) -> Tier {
     let rate = |amount, per| NonZeroU64::new(amount).map(|amount| Rate { amount, per });
     let allow = allow.iter().copied().collect();
     Tier {
@@ -49,6 +53,7 @@ fn tier(allow: &[RouteClass], concurrency: u32, (requests, reads): (u64, u64)) -
         reads: rate(reads, Window::Minute),
         tokens: None,
         max_queue_wait: None,
+        weight,
         cloud: false,
     }
 }
@@ -58,7 +63,6 @@ fn default_taming(allow: &BTreeSet<RouteClass>) -> Taming {
 }
 
 fn one(s: &Section<'_>, before: &Tier) -> Tier {
-    later(s);
     let allow = match s.item("allow") {
         Some(item) => item.list(|class| class.scalar(values::word(&CLASSES))).into_iter().collect(),
         None => before.allow.clone(),
@@ -80,6 +84,7 @@ fn one(s: &Section<'_>, before: &Tier) -> Tier {
             Some(item) => item.scalar(values::time),
             None => before.max_queue_wait,
         },
+        weight: s.get("weight", values::whole(1..=1_000)).unwrap_or(before.weight),
         cloud: s.get("cloud", values::boolean).unwrap_or(before.cloud),
     }
 }
@@ -119,11 +124,6 @@ fn model_pattern(scalar: &Scalar) -> Result<String, String> {
             Err(format!("expected a model such as 'qwen3:8b' or 'llama3*', found {shown}"))
         }
     }
-}
-
-/// Keys that are read for their mistakes.
-fn later(s: &Section<'_>) {
-    s.get("weight", values::whole::<u32>(1..=1_000));
 }
 
 /// What a tier's requests may do to a model; what it does not name follows from what it may use.

@@ -92,7 +92,6 @@ fn a_pinned_context_is_in_every_native_request() {
     ] {
         for path in ["/api/chat", "/api/generate", "/api/embed", "/api/embeddings"] {
             assert_eq!(tamed(path, &pinned, body), expected);
-            assert_eq!(ready(path, &pinned, body).fit.num_ctx, Some(4096));
         }
     }
     assert_eq!(tamed("/v1/messages", &pinned, "{}"), "{}", "it cannot say so");
@@ -218,22 +217,17 @@ fn a_request_for_nothing_that_ends_a_models_stay_is_seen_by_everybody() {
 }
 
 #[test]
-fn requests_fit_the_same_runner_when_their_options_are_the_same() {
-    let fit = |taming: &Taming, body| ready("/api/chat", taming, body).fit;
-    let free = |body| fit(&Taming::NONE, body);
-    assert_eq!(free(r#"{"options":{"temperature":1},"shift":true}"#), Fit::default());
-    assert_eq!(free(r#"{"options":{"num_ctx":4096.9}}"#).num_ctx, Some(4096));
-    let one = free(r#"{"options":{"num_gpu":1,"num_batch":2}}"#);
-    assert_eq!(one, free(r#"{"options":{"num_batch":2,"seed":5,"num_gpu": 1 }}"#));
-    for other in [
-        r#"{"options":{"num_gpu":1}}"#,
-        r#"{"options":{"num_gpu":2,"num_batch":1}}"#,
-        r#"{"options":{"num_gpu":1,"num_batch":2},"shift":false}"#,
-    ] {
-        assert_ne!(one, free(other), "{other}");
+fn what_is_planned_with_is_what_travels() {
+    let plan = |path, taming: &Taming, body| ready(path, taming, body).payload;
+    let pinned = Taming { num_ctx: Context::Pin(4096), max_output: Some(50), ..BOUND };
+    let wild = r#"{"options":{"num_ctx":9999,"num_gpu":1,"num_predict":900},"shift":false}"#;
+    let said = plan("/api/chat", &pinned, wild);
+    assert_eq!(said.runner_options(), r#""num_ctx":4096"#);
+    assert_eq!(said.most_output(), Some(50));
+    for (path, body) in [("/api/chat", "{}"), ("/v1/messages", r#"{"max_tokens":9}"#)] {
+        assert_eq!(plan(path, &pinned, body).runner(), said.runner(), "{path}");
     }
-    let bound = fit(&BOUND, r#"{"options":{"num_gpu":1,"num_ctx":9999},"shift":false}"#);
-    assert_eq!(bound, Fit { num_ctx: Some(8192), options: 0 });
+    assert_ne!(plan("/api/chat", &Taming::NONE, wild).runner(), said.runner());
 }
 
 fn any_number() -> impl Strategy<Value = String> {
