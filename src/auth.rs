@@ -5,6 +5,7 @@
 
 pub mod api_key;
 pub mod credential;
+pub mod ssh_key;
 pub mod verdict;
 
 use std::sync::Arc;

@@ -13,6 +13,7 @@ mod h2;
 mod headers;
 mod lint;
 mod local;
+mod managed;
 mod outgoing;
 mod patience;
 mod quota;
@@ -42,8 +43,9 @@ use crate::auth::verdict::Authenticator;
 use crate::config::Timeouts;
 use crate::limit::Limits;
 use crate::live::Live;
-use crate::route::Action;
+use crate::route::{Action, Door};
 use crate::scheduler::Scheduler;
+use crate::store::Store;
 use crate::telemetry::metrics::Metrics;
 use crate::usage::ledger::Ledger;
 use admit::{Admitted, Stop};
@@ -55,7 +57,9 @@ use front::Connections;
 use stage::Stage;
 
 /// Everything that a request may need on its way.
+#[derive(Clone)]
 pub struct Gateway {
+    door: Door,
     live: Arc<Live>,
     authenticator: Arc<Authenticator>,
     limits: Arc<Limits>,
@@ -66,6 +70,7 @@ pub struct Gateway {
     stage: watch::Receiver<Stage>,
     connections: Arc<Connections>,
     metrics: Arc<Metrics>,
+    store: Arc<Store>,
     admin: Router,
     client: reqwest::Client,
 }
@@ -86,6 +91,8 @@ pub struct Parts {
     pub stage: watch::Receiver<Stage>,
     /// Where things are counted.
     pub metrics: Arc<Metrics>,
+    /// Where what changes the models of an instance is written down.
+    pub store: Arc<Store>,
     /// What is behind `/admin`.
     pub admin: Router,
     /// For loads that go on although the client who began them left.
@@ -96,6 +103,7 @@ impl Gateway {
     /// Puts the parts together.
     pub fn new(parts: Parts) -> Self {
         Self {
+            door: Door::Both,
             live: parts.live,
             authenticator: parts.authenticator,
             limits: parts.limits,
@@ -106,9 +114,15 @@ impl Gateway {
             stage: parts.stage,
             connections: Arc::default(),
             metrics: parts.metrics,
+            store: parts.store,
             admin: parts.admin,
             client: parts.client,
         }
+    }
+
+    /// The same gateway behind another door: all that is counted is counted together.
+    pub fn at(&self, door: Door) -> Self {
+        Self { door, ..self.clone() }
     }
 
     /// What is held at any moment, for the drain and its last line.
@@ -179,7 +193,7 @@ impl ProxyHttp for Gateway {
     type CTX = Ctx;
 
     fn new_ctx(&self) -> Ctx {
-        Ctx::new(&self.live.load(), self.in_flight.enter())
+        Ctx::new(&self.live.load(), self.in_flight.enter(), self.door)
     }
 
     /// No module: the default one compresses, and a compressor holds tokens back.

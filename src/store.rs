@@ -10,7 +10,10 @@ mod sql;
 
 pub use error::StoreError;
 pub use files::{create_private_dir, create_secret_file};
-pub use record::{KeyFilter, KeyLimits, KeyRecord, KeySpec, KeyState, NewUser, UserRecord};
+pub use record::{
+    AuditFilter, AuditRecord, KeyFilter, KeyLimits, KeyPatch, KeyRecord, KeySpec, KeyState,
+    LimitsPatch, NewUser, Rotated, Span, SshKeyRecord, UserFilter, UserPatch, UserRecord,
+};
 pub use sql::Store;
 
 use crate::auth::KeyHash;

@@ -53,7 +53,9 @@ pub(super) fn run(command: Command, config: &Config, output: Output) -> anyhow::
     }
     with_store(config, async |store| match command {
         Command::Create { username, tier, email } => {
-            let user = store.create_user(BY, &NewUser { username, tier, email }).await?;
+            let user = store
+                .create_user(BY, &NewUser { username, tier, email, ..NewUser::default() })
+                .await?;
             let text = format!(
                 "Created user '{name}' of tier {tier}.\n\
                  A key for it: usher keys create --user {name} --name NAME",

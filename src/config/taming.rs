@@ -3,7 +3,10 @@
 //! A loaded model is one for all: another context length reloads it, another `keep_alive` decides
 //! how long it stays for everybody, and an empty request unloads it.
 
+use std::fmt;
 use std::time::Duration;
+
+use super::units::show_duration;
 
 /// The bounds of a tier's requests, and of a key within its user's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,6 +99,28 @@ impl KeepAlive {
             (Self::Allow, rule) | (rule, Self::Allow) => rule,
             (Self::Drop, _) | (_, Self::Drop) => Self::Drop,
             (Self::Max(a), Self::Max(b)) => Self::Max(a.min(b)),
+        }
+    }
+}
+
+impl fmt::Display for Context {
+    /// As the file says it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Allow => f.write_str("allow"),
+            Self::Max(tokens) => write!(f, "max {tokens}"),
+            Self::Pin(tokens) => write!(f, "pin {tokens}"),
+        }
+    }
+}
+
+impl fmt::Display for KeepAlive {
+    /// As the file says it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Drop => f.write_str("drop"),
+            Self::Max(time) => write!(f, "max {}", show_duration(*time)),
+            Self::Allow => f.write_str("allow"),
         }
     }
 }

@@ -12,12 +12,15 @@ use pingora::proxy::Session;
 
 use super::Gateway;
 use super::body::{self, Unread};
+use super::cors;
 use super::ctx::{Ctx, Target};
+use super::managed;
 use super::patience;
 use super::quota;
 use super::refusal::Refusal;
 use super::seating::{self, no_place};
 use crate::auth::{AuthError, Principal};
+use crate::config::RouteClass;
 use crate::model::{BadName, ModelName};
 use crate::payload::{self, BadPayload, Payload, Ready};
 use crate::policy::{self, Denied, RoutePermit};
@@ -30,7 +33,7 @@ use crate::upstream::Fleet;
 /// streams do not wait for it.
 const LARGE: usize = 256 * 1024;
 /// Largest body of an administrator's request, bytes.
-const ADMIN_BODY: u64 = 64 * 1024;
+pub(super) const ADMIN_BODY: u64 = 64 * 1024;
 
 /// Why a request goes no further.
 pub(super) enum Stop {
@@ -71,6 +74,7 @@ pub(super) async fn admit(
 ) -> Result<Admitted, Stop> {
     let route = find_route(session, ctx)?;
     let Class::Guarded(_) = route.class else { return Ok(Admitted::Local(route.action)) };
+    refuse_foreign_pages(session, ctx, route)?;
     authenticate(gateway, session, ctx).await?;
     let permit = authorise(ctx, route)?;
     quota::count(gateway, ctx, route).await?;
@@ -104,10 +108,13 @@ pub(super) async fn admit(
             ctx.estimate = look_at(body, payload::estimate_tokens).await?;
             Ok(Admitted::Local(route.action))
         }
-        Action::Manage(_) => {
+        Action::Manage(op) => {
             choose_managed(gateway, session, ctx)?;
-            // the instance never hears of the expectation, so nobody else would answer it
-            body::send_continue(session).await.map_err(Unread::from)?;
+            managed::write_down(gateway, session, ctx, op).await?;
+            if ctx.body.is_none() {
+                // the instance never hears of the expectation, so nobody else would answer it
+                body::send_continue(session).await.map_err(Unread::from)?;
+            }
             Ok(Admitted::Proxied)
         }
         Action::Admin => {
@@ -125,7 +132,7 @@ fn find_route(session: &Session, ctx: &mut Ctx) -> Result<&'static route::Route,
     let head = session.req_header();
     let path = head.raw_path();
     let path = path.split(|byte| *byte == b'?').next().unwrap_or_default();
-    let found = route::find(&head.method, path).inspect_err(|no_route| {
+    let found = route::find_at(ctx.door, &head.method, path).inspect_err(|no_route| {
         ctx.dialect = match no_route {
             NoRoute::NotFound(dialect) | NoRoute::MethodNotAllowed { dialect, .. } => *dialect,
         };
@@ -200,6 +207,21 @@ fn authorise(ctx: &Ctx, route: &'static route::Route) -> Result<RoutePermit, Ref
     })
 }
 
+/// Pages of other sites administer nothing, with whatever credential a browser may add.
+fn refuse_foreign_pages(
+    session: &Session,
+    ctx: &Ctx,
+    route: &'static route::Route,
+) -> Result<(), Refusal> {
+    let administers = route.class == Class::Guarded(RouteClass::Admin);
+    if !administers || !cors::is_foreign(session.req_header(), ctx) {
+        return Ok(());
+    }
+    let detail = "Pages of this origin may not administer";
+    log_denial(ctx, detail);
+    Err(Refusal::new(403, "foreign_origin", detail))
+}
+
 /// A body that we cannot read is a body that we cannot judge, and Ollama unpacks zstd on `/v1`.
 fn refuse_encoded(session: &Session) -> Result<(), Refusal> {
     let mut codings = session.req_header().headers.get_all("content-encoding").into_iter();
@@ -268,7 +290,7 @@ fn refuse_harm(ctx: &Ctx, permit: &RoutePermit, ready: &Ready) -> Result<(), Ref
 }
 
 /// Reads a body of at most `limit` bytes, and keeps it with its share of the memory.
-async fn keep_body(
+pub(super) async fn keep_body(
     gateway: &Gateway,
     session: &mut Session,
     ctx: &mut Ctx,

@@ -40,6 +40,8 @@ pub(super) struct Refusal {
     pub reason: &'static str,
     /// What the log reads besides.
     pub cause: Option<String>,
+    /// Mistakes that are listed besides, on routes of no dialect.
+    problems: Vec<String>,
     extra: Extra,
 }
 
@@ -60,7 +62,8 @@ impl Refusal {
         reason: &'static str,
         detail: impl Into<Cow<'static, str>>,
     ) -> Self {
-        Self { status, detail: detail.into(), reason, cause: None, extra: Extra::default() }
+        let (detail, problems, extra) = (detail.into(), Vec::new(), Extra::default());
+        Self { status, detail, reason, cause: None, problems, extra }
     }
 
     /// The request cannot be understood.
@@ -213,7 +216,7 @@ impl Refusal {
     /// The body, in the shape that the route's clients show to people.
     pub(super) fn body(&self, dialect: Dialect) -> Bytes {
         Bytes::from(match dialect {
-            Dialect::Plain => json(&Plain { detail: &self.detail }),
+            Dialect::Plain => json(&Plain { detail: &self.detail, problems: &self.problems }),
             Dialect::Native => json(&Native { detail: &self.detail, error: &self.detail }),
             Dialect::Anthropic => json(&Anthropic {
                 detail: &self.detail,
@@ -313,7 +316,7 @@ impl From<Fault> for Refusal {
             503 => Self::unavailable(fault.reason, fault.detail, 2),
             status => Self::new(status, fault.reason, fault.detail),
         };
-        Self { cause: fault.cause, ..no }
+        Self { cause: fault.cause, problems: fault.problems, ..no }
     }
 }
 
@@ -345,6 +348,8 @@ impl From<BadPayload> for Refusal {
 #[derive(Serialize)]
 struct Plain<'a> {
     detail: &'a str,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    problems: &'a [String],
 }
 
 #[derive(Serialize)]

@@ -16,7 +16,6 @@ pub(super) fn auth(root: &Section<'_>, tiers: &[&str]) -> Auth {
         s.section("jwt", jwt);
         s.list("issuers", |item| issuer(item, tiers));
         s.section("login", |s| s.get("attempts", values::parsed::<Rate>));
-        s.get("rotation_grace", values::duration);
         Auth {
             trusted_proxies: s.list("trusted_proxies", |item| item.scalar(network)),
             api_key_header: s.section("api_keys", |s| {
@@ -24,6 +23,9 @@ pub(super) fn auth(root: &Section<'_>, tiers: &[&str]) -> Auth {
                 s.get("header", header).unwrap_or(HeaderName::from_static("x-api-key"))
             }),
             max_stale: s.get("max_stale", values::duration).unwrap_or(Duration::from_secs(120)),
+            rotation_grace: s
+                .get("rotation_grace", values::duration)
+                .unwrap_or(Duration::from_secs(7 * 86_400)),
         }
     })
 }

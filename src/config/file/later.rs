@@ -30,14 +30,12 @@ enum Today {
 
 /// Every key that does nothing yet.
 pub(super) const LATER: &[Later] = &[
-    later("admin.address", "the admin API is", Today::Is("same")),
     later("redis", "sharing state through Redis is", Today::Is("null")),
     later("redis_file", "sharing state through Redis is", Today::Silent),
     later("auth.api_keys.path", "keys in paths are", Today::Is("false")),
     later("auth.jwt", "tokens are", Today::Silent),
     later("auth.issuers", "tokens of other issuers are", Today::Is("[]")),
     later("auth.login", "logins are", Today::Silent),
-    later("auth.rotation_grace", "rotation of keys is", Today::Silent),
     later("manage.default", "management of all instances at once is", Today::Except("all")),
 ];
 
