@@ -3,7 +3,7 @@
 use crate::Runs;
 use crate::gateway::Policy;
 use crate::measure::{
-    count, first_tokens, left_in_queue, loads, percentile, read_again, served, service,
+    count, first_tokens, left_in_queue, loads, percentile, read_again, residual, served,
 };
 use crate::scenes::DEATH;
 use crate::world::{End, World};
@@ -50,11 +50,14 @@ fn equal(runs: &Runs) -> Bar {
 fn light(runs: &Runs) -> Bar {
     let (alone, beset) = (runs.of("alone", Policy::Usher), runs.of("beset", Policy::Usher));
     let (before, with) = (p99(alone, |user| user > 0), p99(beset, |user| user > 0));
-    let residual = service(beset, 0);
+    // all of them are p99s: a mean would be no bound for the unluckiest of a hundred
+    let (mean, residual) = residual(beset, 0);
     Bar {
         measure: "the light clients' p99 time to first token beside it",
         bar: "≤ 2× what they see alone + one residual service time",
-        found: format!("{with:.2} s; alone {before:.2} s, service time {residual:.2} s"),
+        found: format!(
+            "{with:.2} s; alone {before:.2} s, residual {residual:.2} s at p99, {mean:.2} s on average"
+        ),
         holds: with <= 2.0 * before + residual,
     }
 }

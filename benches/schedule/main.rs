@@ -48,6 +48,10 @@ fn main() -> Result<()> {
     let text = report::write(&runs, seed);
     println!("{text}");
     if writes {
+        // the tables in real time behind it are those of benches/schedule/live
+        let before = std::fs::read_to_string(format!("{FOLDER}/RESULTS.md")).unwrap_or_default();
+        let kept = before.find("<!-- real time").and_then(|at| before.get(at..));
+        let text = kept.map_or_else(|| text.clone(), |kept| format!("{text}\n{kept}"));
         std::fs::write(format!("{FOLDER}/RESULTS.md"), text)?;
         picture::draw(&runs)?;
     }
@@ -57,7 +61,10 @@ fn main() -> Result<()> {
 /// Every workload with everybody who chooses.
 pub struct Runs(HashMap<(&'static str, Policy), World>);
 
-const SCENES: [(&str, fn() -> Scene); 14] = [
+/// A workload and its name.
+type Named = (&'static str, fn() -> Scene);
+
+const SCENES: [Named; 14] = [
     ("greedy", scenes::greedy),
     ("alone", || scenes::light(false)),
     ("beset", || scenes::light(true)),

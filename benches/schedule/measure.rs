@@ -18,7 +18,7 @@ pub fn first_tokens(world: &World, of: impl Fn(&Fate) -> bool) -> Vec<f64> {
 /// The value below which this share of the (ordered) values is.
 pub fn percentile(values: &[f64], share: f64) -> f64 {
     let at = (values.len() as f64 * share).ceil() as usize;
-    values.get(at.saturating_sub(1)).or(values.last()).copied().unwrap_or(f64::NAN)
+    values.get(at.saturating_sub(1)).or_else(|| values.last()).copied().unwrap_or(f64::NAN)
 }
 
 pub fn count(world: &World, end: End) -> usize {
@@ -34,11 +34,21 @@ pub fn served(world: &World, user: usize, until: f64) -> f64 {
     done.map(|fate| (fate.request.prompt + 2 * fate.request.output) as f64).sum()
 }
 
-/// Mean seconds that an instance works on a request of a user.
-pub fn service(world: &World, user: usize) -> f64 {
+/// Seconds that an instance still works on a request of a user's, at a moment of chance: the mean,
+/// and what 99 of 100 stay below.
+pub fn residual(world: &World, user: usize) -> (f64, f64) {
     let times = world.fates.iter().filter(|fate| fate.request.user == user);
     let times: Vec<f64> = times.filter_map(|fate| Some(fate.done? - fate.sent?)).collect();
-    times.iter().sum::<f64>() / times.len().max(1) as f64
+    let total: f64 = times.iter().sum();
+    let mean = times.iter().map(|time| time * time).sum::<f64>() / (2.0 * total);
+    // a moment falls into a request as often as it is long, and anywhere in it
+    let beyond = |limit: f64| times.iter().map(|time| (time - limit).max(0.0)).sum::<f64>() / total;
+    let (mut least, mut most) = (0.0, times.iter().copied().fold(0.0, f64::max));
+    for _ in 0..50 {
+        let middle = f64::midpoint(least, most);
+        if beyond(middle) > 0.01 { least = middle } else { most = middle }
+    }
+    (mean, most)
 }
 
 pub fn loads(world: &World) -> usize {

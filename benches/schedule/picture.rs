@@ -66,8 +66,10 @@ fn curves(name: &str, title: &str, times: &dyn Fn(Policy) -> Vec<f64>) -> Result
     for (policy, times) in all {
         let step = (times.len() / 400).max(1);
         let share = |at: usize| 100.0 * (at + 1) as f64 / times.len() as f64;
-        let points =
-            times.iter().enumerate().filter(|(at, _)| at % step == 0 || at + 1 == times.len());
+        let points = times
+            .iter()
+            .enumerate()
+            .filter(|(at, _)| at.is_multiple_of(step) || at + 1 == times.len());
         let points: Vec<_> = points.map(|(at, time)| (time.max(0.05), share(at))).collect();
         let style = colour(policy).stroke_width(2);
         chart

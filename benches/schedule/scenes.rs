@@ -65,16 +65,16 @@ pub fn strangers() -> Scene {
 /// People in conversations with two models on three instances with room for one each, at 80 % of
 /// what the box can do if nothing is loaded or read twice.
 pub fn eighty() -> Scene {
-    // 0.25 s to read what is new, 2.4 s to write, two at once at four fifths of the speed each
-    let (new, written) = (500.0, 120.0);
+    // 0.2 s to read what is new, 2.4 s to write, two at once at four fifths of the speed each
+    let (new, written) = (400.0, 120.0);
     let alone = new / 2000.0 + written / 50.0;
     let capacity = 6.0 / (alone * 1.25);
-    let clients = 24;
+    let clients = 12;
     let client = |user: usize| Client {
-        models: vec![(usize::from(user % 3 == 0), 1.0)],
+        models: vec![(usize::from(user.is_multiple_of(3)), 1.0)],
         prompt: (new, 0.6),
         output: (written, 0.8),
-        turns: Some(10),
+        turns: Some(8),
         ..Client::new(user, Habit::Poisson(clients as f64 / (capacity * 0.8)))
     };
     Scene { models: 2, ..scene(vec![make(2, 1); 3], (0..clients).map(client).collect(), 3600.0) }

@@ -105,7 +105,7 @@ impl Mind {
         let (new, output) = (size(self.client.prompt).max(8), size(self.client.output));
         let embeds = self.client.output.0 == 0.0;
         let output = if embeds { 1 } else { output };
-        let again = self.client.turns.is_some_and(|turns| self.asked % turns != 0);
+        let again = self.client.turns.is_some_and(|turns| !self.asked.is_multiple_of(turns));
         if !again {
             self.topic += 1;
             self.messages.clear();
