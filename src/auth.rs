@@ -5,6 +5,7 @@
 
 pub mod api_key;
 pub mod credential;
+pub mod peers;
 pub mod ssh_key;
 pub mod verdict;
 
@@ -12,14 +13,16 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use crate::config::Rate;
 
 pub use api_key::KeyHash;
+pub use peers::{Heard, Peers};
 pub use verdict::Authenticator;
 
 /// An account, as the store knows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct User {
     /// Database id.
     pub id: i64,
@@ -43,7 +46,7 @@ pub struct User {
 }
 
 /// An API key, as the store knows it; never the key itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Key {
     /// Database id.
     pub id: i64,
@@ -68,7 +71,7 @@ pub struct Key {
 }
 
 /// A user, and the key that was presented if it was one.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     /// The account.
     pub user: User,

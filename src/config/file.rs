@@ -95,13 +95,13 @@ fn sections(root: &Section<'_>) -> Config {
     let upstreams = upstreams::upstreams(root);
     let (balance, comments) = bounds::balance(root);
     let state_dir = state::state_dir(root);
-    state::redis(root);
     let listen = listen::listen(root);
     Config {
         admin: listen::admin(root, &listen),
         listen,
         metrics: listen::metrics(root),
         database: state::database(root, &state_dir),
+        redis: state::redis(root),
         state_dir,
         auth: auth::auth(root, &tier_names),
         restrict: tiers::restrict(root, &tier_names),

@@ -14,6 +14,7 @@ mod admin;
 mod balance;
 mod bodies;
 mod check;
+mod cluster;
 mod commands;
 mod cors;
 mod doctor;

@@ -1,3 +1,4 @@
+mod peers;
 mod trouble;
 
 use std::collections::HashMap;
@@ -5,7 +6,7 @@ use std::sync::atomic::{AtomicI64, AtomicUsize};
 
 use async_trait::async_trait;
 use futures_util::future::join_all;
-use parking_lot::Mutex;
+use tokio::sync::watch;
 
 use super::*;
 use crate::auth::{Key, User, api_key};

@@ -30,8 +30,6 @@ enum Today {
 
 /// Every key that does nothing yet.
 pub(super) const LATER: &[Later] = &[
-    later("redis", "sharing state through Redis is", Today::Is("null")),
-    later("redis_file", "sharing state through Redis is", Today::Silent),
     later("auth.api_keys.path", "keys in paths are", Today::Is("false")),
     later("auth.jwt", "tokens are", Today::Silent),
     later("auth.issuers", "tokens of other issuers are", Today::Is("[]")),
