@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use super::units::show_duration;
 use super::{
     AccessFormat, Auth, Balance, ByteSize, Config, Database, Health, Limits, Listen, Log, Rate,
-    Redis, RouteClass, Secret, Tier, Timeouts, TlsFiles, Upstream, UpstreamKind,
+    Redis, RouteClass, Secret, Taming, Tier, Timeouts, TlsFiles, Upstream, UpstreamKind,
 };
 
 /// Everything that is in force, by the names of the file; of a secret only that there is one.
@@ -28,6 +28,7 @@ pub fn show(config: &Config) -> Value {
         restrict,
         upstreams,
         balance,
+        comments,
         health,
         cors_origins,
         timeouts,
@@ -49,7 +50,7 @@ pub fn show(config: &Config) -> Value {
         "restrict": restrict,
         "cors": { "origins": cors_origins },
         "upstreams": upstreams.iter().map(show_upstream).collect::<Vec<_>>(),
-        "balance": show_balance(balance),
+        "balance": show_balance(balance, comments.as_ref()),
         "health": show_health(health),
         "timeouts": show_timeouts(timeouts),
         "limits": show_limits(limits),
@@ -96,8 +97,18 @@ fn show_auth(auth: &Auth) -> Value {
 }
 
 fn show_tier(tier: &Tier) -> Value {
-    let Tier { allow, models, concurrency, requests, reads, tokens, max_queue_wait, weight, cloud } =
-        tier;
+    let Tier {
+        allow,
+        models,
+        concurrency,
+        requests,
+        reads,
+        tokens,
+        max_queue_wait,
+        weight,
+        cloud,
+        taming: Taming { num_ctx, runner_options, keep_alive, max_output, unloading: _ },
+    } = tier;
     let rate = |rate: &Option<Rate>| rate.map(|rate| rate.to_string());
     let classes = [
         ("read", RouteClass::Read),
@@ -116,6 +127,10 @@ fn show_tier(tier: &Tier) -> Value {
         "max_queue_wait": max_queue_wait.as_ref().map(time),
         "weight": weight,
         "cloud": cloud,
+        "num_ctx": num_ctx.to_string(),
+        "runner_options": if *runner_options { "allow" } else { "drop" },
+        "keep_alive": keep_alive.to_string(),
+        "max_output": max_output,
     })
 }
 
@@ -142,12 +157,13 @@ fn show_upstream(upstream: &Upstream) -> Value {
     shown
 }
 
-fn show_balance(balance: &Balance) -> Value {
+fn show_balance(balance: &Balance, comments: Option<&Duration>) -> Value {
     let Balance { queue, queue_per_user, max_queue_wait } = balance;
     json!({
         "queue": queue,
         "queue_per_user": queue_per_user,
         "max_queue_wait": time(max_queue_wait),
+        "keep_alive_comments": comments.map_or_else(|| json!("off"), |every| json!(time(every))),
     })
 }
 

@@ -14,6 +14,7 @@ use super::cors;
 use super::finish::InFlight;
 use super::headers;
 use super::outgoing::Outgoing;
+use super::patience::Belated;
 use super::quota::Quota;
 use super::refusal::Refusal;
 use super::request_id::RequestId;
@@ -103,6 +104,8 @@ pub struct Ctx {
     pub(super) attempts: Attempts,
     /// How long things took.
     pub(super) timings: Timings,
+    /// A refusal of the instance's that has to become an event.
+    pub(super) belated: Option<Belated>,
     /// Keeps the deadlines.
     pub(super) watchdog: Option<Arc<Watchdog>>,
     /// Who came before on the same connection.
@@ -197,6 +200,7 @@ impl Ctx {
             outgoing: Outgoing::default(),
             attempts: Attempts::default(),
             timings: Timings::default(),
+            belated: None,
             watchdog: None,
             last: None,
             refusal: None,

@@ -34,14 +34,8 @@ pub(super) const LATER: &[Later] = &[
     later("auth.jwt", "tokens are", Today::Silent),
     later("auth.issuers", "tokens of other issuers are", Today::Is("[]")),
     later("auth.login", "logins are", Today::Silent),
-    later("tiers.*.num_ctx", RUNNER, Today::Silent),
-    later("tiers.*.runner_options", RUNNER, Today::Silent),
-    later("tiers.*.keep_alive", RUNNER, Today::Silent),
-    later("tiers.*.max_output", RUNNER, Today::Silent),
     later("manage.default", "management of all instances at once is", Today::Except("all")),
 ];
-
-const RUNNER: &str = "bounds on a model's options are";
 
 const fn later(path: &'static str, feature: &'static str, today: Today) -> Later {
     Later { path, feature, today }
