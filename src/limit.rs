@@ -1,0 +1,5 @@
+//! LIMIT: who comes too often?
+
+pub mod ladder;
+pub mod login;
+mod recent;
