@@ -1,8 +1,9 @@
-//! ADMINISTER: what is behind `/admin`, a router that is called in process.
+//! ADMINISTER: what is behind `/admin` and `/auth`, a router that is called in process.
 //!
 //! Whether somebody may come here was decided before; [`Caller`] says who it is. Knows nothing of
 //! how requests arrive.
 
+pub mod session;
 mod upstreams;
 
 use std::net::IpAddr;
@@ -15,11 +16,12 @@ use axum::middleware::map_response;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 
-use crate::auth::Principal;
+use crate::auth::{Authenticator, Principal};
 use crate::live::Live;
 use crate::scheduler::Scheduler;
 use crate::store::{Store, StoreError};
 use crate::telemetry::security_log::SecurityEvent;
+use session::Logins;
 
 /// What administrators look at and change.
 pub struct Admin {
@@ -29,6 +31,10 @@ pub struct Admin {
     pub scheduler: Arc<Scheduler>,
     /// Where every act is written down.
     pub store: Arc<Store>,
+    /// Remembers whose credentials are whose.
+    pub authenticator: Arc<Authenticator>,
+    /// Checks passwords.
+    pub logins: Logins,
 }
 
 /// Who is asking, for handlers that change something.
@@ -61,11 +67,16 @@ pub struct Fault {
     pub detail: String,
     /// What the log reads besides.
     pub cause: Option<String>,
+    /// Seconds after which the same may succeed.
+    pub retry_after: Option<u64>,
 }
 
-/// Everything under `/admin`. The paths are also lines of the route table, which knows who may.
+/// Everything under `/admin` and `/auth`. The paths are also lines of the route table, which knows who may.
 pub fn router(admin: Admin) -> Router {
     Router::new()
+        .route("/auth/login", post(session::login))
+        .route("/auth/logout", post(session::logout))
+        .route("/auth/me", get(session::me))
         .route("/admin/upstreams", get(upstreams::list))
         .route("/admin/upstreams/{name}/drain", post(upstreams::drain))
         .route("/admin/upstreams/{name}/resume", post(upstreams::resume))
@@ -81,8 +92,12 @@ async fn no_store(mut response: Response) -> Response {
 impl Caller {
     /// Writes down in the security log what was done.
     fn did(&self, what: &str) {
+        self.tell("admin", what);
+    }
+
+    fn tell(&self, event: &'static str, what: &str) {
         SecurityEvent {
-            event: "admin",
+            event,
             address: self.address,
             request_id: &self.request_id,
             route: self.route,
@@ -95,8 +110,14 @@ impl Caller {
 }
 
 impl Fault {
+    /// The caller's mistake.
+    fn bad(detail: String) -> Self {
+        let status = StatusCode::BAD_REQUEST;
+        Self { status, reason: "bad_request", detail, cause: None, retry_after: None }
+    }
+
     fn not_found(detail: String) -> Self {
-        Self { status: StatusCode::NOT_FOUND, reason: "not_found", detail, cause: None }
+        Self { status: StatusCode::NOT_FOUND, reason: "not_found", ..Self::bad(detail) }
     }
 }
 
@@ -105,8 +126,8 @@ impl From<StoreError> for Fault {
         Self {
             status: StatusCode::SERVICE_UNAVAILABLE,
             reason: "store_unavailable",
-            detail: "The database does not answer now, so nothing was changed".to_owned(),
             cause: Some(error.to_string()),
+            ..Self::bad("The database does not answer now, so nothing was changed".to_owned())
         }
     }
 }

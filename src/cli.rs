@@ -9,7 +9,9 @@ mod init;
 mod keys;
 mod output;
 mod remote;
+mod password;
 mod status;
+mod token;
 mod users;
 
 use std::path::PathBuf;
@@ -60,6 +62,8 @@ enum Command {
     Keys(keys::Command),
     /// Show the instances and the queue of a running gateway; wants an admin key in $USHER_KEY
     Status(remote::Target),
+    /// Make a token for a user, for scripts and tests
+    Token(token::Wish),
     /// Gather evidence for a report, and walk through a running gateway with the key in $USHER_KEY
     Doctor(remote::Target),
     /// Make, list and change accounts
@@ -104,6 +108,7 @@ fn dispatch(command: Command, config: Option<PathBuf>, output: Output) -> anyhow
     match command {
         Command::Init => init::run(&config, &path, output),
         Command::Keys(command) => keys::run(command, &config, output),
+        Command::Token(wish) => token::run(&wish, &config, output),
         Command::Users(command) => users::run(command, &config, output),
         Command::Doctor(target) => doctor::run(target, &config, &path, output),
         Command::Status(_) => status::run(&remote::of(&config)?, output),

@@ -35,6 +35,7 @@ use tokio::sync::watch;
 
 use crate::auth::verdict::Authenticator;
 use crate::config::Timeouts;
+use crate::limit::login::LoginLimit;
 use crate::live::Live;
 use crate::route::Action;
 use crate::scheduler::Scheduler;
@@ -57,6 +58,7 @@ pub struct Gateway {
     stage: watch::Receiver<Stage>,
     connections: Arc<Connections>,
     metrics: Arc<Metrics>,
+    logins: LoginLimit,
     admin: Router,
 }
 
@@ -72,7 +74,7 @@ pub struct Parts {
     pub stage: watch::Receiver<Stage>,
     /// Where things are counted.
     pub metrics: Arc<Metrics>,
-    /// What is behind `/admin`.
+    /// What is behind `/admin` and `/auth`.
     pub admin: Router,
 }
 
@@ -88,6 +90,7 @@ impl Gateway {
             stage: parts.stage,
             connections: Arc::default(),
             metrics: parts.metrics,
+            logins: LoginLimit::default(),
             admin: parts.admin,
         }
     }
@@ -181,7 +184,9 @@ impl ProxyHttp for Gateway {
         }
         let refusal = match admit::admit(self, session, ctx).await {
             Ok(Admitted::Proxied) => return Ok(false),
-            Ok(Admitted::Local(Action::Admin)) => bridge::call(self, session, ctx).await?,
+            Ok(Admitted::Local(Action::Admin | Action::Account | Action::Login)) => {
+                bridge::call(self, session, ctx).await?
+            }
             Ok(Admitted::Local(action)) => local::answer(self, session, ctx, action).await?,
             Err(Stop::Refused(refusal)) => Some(refusal),
             Err(Stop::Gone(error)) => return Err(error),

@@ -13,6 +13,7 @@ pub mod server;
 // The steps, in the order a request meets them.
 pub mod auth;
 pub mod client;
+pub mod limit;
 pub mod model;
 pub mod payload;
 pub mod policy;

@@ -28,7 +28,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::admin::session::Logins;
 use crate::admin::{self, Admin};
+use crate::auth::Tokens;
+use crate::auth::password::Passwords;
 use crate::auth::verdict::{Authenticator, Options};
 use crate::config::{Config, Listen};
 use crate::gateway::entrance::Entrance;
@@ -258,12 +261,14 @@ async fn assemble(
     doors: Vec<Entrance>,
     (stage, ending): (watch::Receiver<Stage>, watch::Receiver<bool>),
 ) -> anyhow::Result<Assembled> {
+    let tokens = Tokens::load(&config.auth, None)?;
     let store = Arc::new(Store::open(&config.database).await?);
     let options = Options::new(config.auth.max_stale, Handle::current());
     let authenticator = Arc::new(Authenticator::new(Arc::clone(&store) as _, &options));
     tokio::spawn(Arc::clone(&authenticator).watch(ending.clone()));
     let scheduler = Arc::new(Scheduler::new(&config.balance));
-    let live = Arc::new(Live::new(config, &scheduler)?);
+    tokens.keep_fresh();
+    let live = Arc::new(Live::new(config, tokens, &scheduler)?);
     let metrics = Metrics::new()?;
     let sources = metrics::Sources {
         authenticator: Arc::clone(&authenticator),
@@ -271,8 +276,13 @@ async fn assemble(
         live: Arc::clone(&live),
         log_dropped: logs.dropped(),
     };
-    let scheduler_too = Arc::clone(&scheduler);
-    let admin = admin::router(Admin { live: Arc::clone(&live), scheduler: scheduler_too, store });
+    let admin = admin::router(Admin {
+        live: Arc::clone(&live),
+        scheduler: Arc::clone(&scheduler),
+        store,
+        authenticator: Arc::clone(&authenticator),
+        logins: Logins::new(Passwords::start().context("cannot start threads for passwords")?),
+    });
     let gateway = Gateway::new(Parts {
         live: Arc::clone(&live),
         authenticator,

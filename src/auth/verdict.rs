@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName};
+use http::HeaderMap;
 use jiff::Timestamp;
 use moka::sync::Cache;
 use tokio::runtime::Handle;
@@ -19,11 +19,16 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use self::lookup::Lookups;
-use super::api_key::classify;
-use super::credential::{self, Credential};
+use super::api_key::{Shape, classify};
+use super::credential::{self, Credential, PathKey, Text};
+use super::jwt::{TokenFault, looks_like_one};
+use super::signature::{self, SignatureFault, Signed};
+use super::tokens::{Doubt, Tokens};
 use super::{
-    AuthError, Holder, Identity, IdentityStore, KeyFault, KeyHash, Method, Principal, Unavailable,
+    AuthError, Holder, Identity, IdentityStore, KeyFault, KeyHash, Method, Principal, Token,
+    Unavailable,
 };
+use crate::config::Auth;
 
 /// Between two looks at the store's revision: a quarter of the second in which changes made by
 /// other processes take effect.
@@ -68,6 +73,23 @@ impl Options {
             runtime,
         }
     }
+}
+
+/// A request, as far as it can say who is asking.
+#[derive(Clone, Copy)]
+pub struct Asking<'r> {
+    /// Its headers.
+    pub headers: &'r HeaderMap,
+    /// The key that stood in its path.
+    pub path_key: Option<&'r PathKey>,
+    /// What a signature is of.
+    pub signed: Signed<'r>,
+    /// The configuration in force.
+    pub config: &'r Auth,
+    /// The tokens that are believed by it.
+    pub tokens: &'r Tokens,
+    /// When it came.
+    pub now: Timestamp,
 }
 
 /// Tells who is asking.
@@ -145,15 +167,13 @@ impl Authenticator {
     /// # Errors
     /// [`AuthError::Unavailable`] if one of the credentials could have resolved had the store
     /// answered; else the fault of the first.
-    pub async fn authenticate(
-        &self,
-        headers: &HeaderMap,
-        api_key_header: &HeaderName,
-        now: Timestamp,
-    ) -> Result<Principal, AuthError> {
+    pub async fn authenticate(&self, asking: Asking<'_>) -> Result<Principal, AuthError> {
+        let Asking { headers, path_key, config, .. } = asking;
         let mut refusal = AuthError::Missing;
-        for credential in credential::presented(headers, api_key_header)? {
-            refusal = match (self.resolve(credential, now).await, refusal) {
+        for credential in
+            credential::presented(headers, &config.api_key_header, path_key.map(PathKey::expose))?
+        {
+            refusal = match (self.resolve(credential, &asking).await, refusal) {
                 (Ok(principal), _) => return Ok(principal),
                 (Err(fault), AuthError::Missing) => fault,
                 (Err(fault @ AuthError::Unavailable(_)), _) => fault,
@@ -219,12 +239,23 @@ impl Authenticator {
     async fn resolve(
         &self,
         credential: Credential<'_>,
-        now: Timestamp,
+        asking: &Asking<'_>,
     ) -> Result<Principal, AuthError> {
+        match credential {
+            Credential::ApiKey(text) => self.key(&text, asking.now).await,
+            Credential::Bearer(text) if looks_like_one(text.expose()) => {
+                self.token(&text, asking).await
+            }
+            Credential::Bearer(text) => self.key(&text, asking.now).await,
+            Credential::Signature(text) => self.signature(&text, asking).await,
+            Credential::Unreadable => {
+                Err(AuthError::InvalidKey { reason: KeyFault::Malformed, public_id: None })
+            }
+        }
+    }
+
+    async fn key(&self, text: &Text<'_>, now: Timestamp) -> Result<Principal, AuthError> {
         let malformed = |reason| AuthError::InvalidKey { reason, public_id: None };
-        let Credential::ApiKey(text) = credential else {
-            return Err(malformed(KeyFault::Malformed));
-        };
         let shape = classify(text.expose()).map_err(malformed)?;
         let holder = Holder::Key(KeyHash::of(text.expose().as_bytes()));
         match self.identity(&holder).await?.ok_or(KeyFault::Unknown).and_then(|i| judge(i, now)) {
@@ -234,6 +265,71 @@ impl Authenticator {
                 Err(AuthError::InvalidKey { reason, public_id })
             }
         }
+    }
+
+    /// A token, or what an earlier system issued as a key and looks like one.
+    async fn token(&self, text: &Text<'_>, asking: &Asking<'_>) -> Result<Principal, AuthError> {
+        let fault = match self.bearer(text, asking).await {
+            Err(AuthError::InvalidToken { reason, .. }) if !reason.is_of_a_true_token() => {
+                AuthError::from(reason)
+            }
+            done => return done,
+        };
+        match classify(text.expose()) {
+            Ok(Shape::Foreign) => self.key(text, asking.now).await.map_err(|other| match other {
+                AuthError::InvalidKey { reason: KeyFault::Unknown, .. } => fault,
+                other => other,
+            }),
+            _ => Err(fault),
+        }
+    }
+
+    async fn bearer(&self, text: &Text<'_>, asking: &Asking<'_>) -> Result<Principal, AuthError> {
+        let tokens = asking.tokens;
+        let checked =
+            tokens.check(text.expose(), asking.now).await.map_err(|doubt| match doubt {
+                Doubt::Fault(fault) => AuthError::from(fault),
+                Doubt::Unavailable(unavailable) => unavailable.into(),
+            })?;
+        let tier = tokens.tier(&checked)?;
+        let identity = self.identity(&checked.holder).await?.ok_or(TokenFault::Ended)?;
+        let user = &identity.user;
+        let fault = match () {
+            () if user.disabled => Some(TokenFault::UserDisabled),
+            () if checked.version.is_some_and(|made_for| made_for != user.token_version) => {
+                Some(TokenFault::Outdated)
+            }
+            () => None,
+        };
+        if let Some(reason) = fault {
+            return Err(AuthError::InvalidToken { reason, user_id: Some(user.id) });
+        }
+        let id = match &checked.holder {
+            Holder::Token { id, .. } => Arc::clone(id),
+            Holder::Subject(subject) => Arc::clone(&subject.token),
+            Holder::Key(_) | Holder::PublicKey(_) => return Err(TokenFault::Malformed.into()),
+        };
+        let token = Token { id, expires_at: tokens.end_of(&checked), tier };
+        Ok(Principal { identity, method: Method::Jwt, token: Some(token) })
+    }
+
+    async fn signature(
+        &self,
+        text: &Text<'_>,
+        asking: &Asking<'_>,
+    ) -> Result<Principal, AuthError> {
+        // the signature first: whoever has not made it learns nothing of who is registered
+        let public = signature::check(text.expose(), &asking.signed, asking.now)?;
+        let found = self.identity(&Holder::PublicKey(public.into())).await?;
+        let identity = found.ok_or(SignatureFault::Unknown)?;
+        if identity.user.disabled {
+            let user_id = Some(identity.user.id);
+            return Err(AuthError::InvalidSignature {
+                reason: SignatureFault::UserDisabled,
+                user_id,
+            });
+        }
+        Ok(Principal { identity, method: Method::Signature, token: None })
     }
 
     async fn identity(&self, holder: &Holder) -> Result<Option<Arc<Identity>>, Unavailable> {

@@ -15,7 +15,8 @@ use super::finish::InFlight;
 use super::outgoing::Outgoing;
 use super::refusal::Refusal;
 use super::watchdog::Watchdog;
-use crate::auth::Principal;
+use crate::auth::credential::PathKey;
+use crate::auth::{Principal, Tokens};
 use crate::client::ClientAddr;
 use crate::config::Config;
 use crate::live::{Generation, Live};
@@ -32,12 +33,18 @@ pub struct Ctx {
     pub(super) config: Arc<Config>,
     /// Its instances; a seat may lead to one that was added later.
     pub(super) fleet: Arc<Fleet>,
+    /// The tokens that are believed by it.
+    pub(super) tokens: Arc<Tokens>,
     /// When the head was complete.
     pub(super) start: Instant,
     /// The client's own id, or one made here.
     pub(super) request_id: String,
     /// Who connected, or for whom a trusted proxy did.
     pub(super) client: ClientAddr,
+    /// Whether nobody can listen: TLS, or the machine's own network.
+    pub(super) private: bool,
+    /// The key that stood in the path.
+    pub(super) path_key: Option<PathKey>,
     /// The origin of the page that asks, if its browser may let it read the answer.
     pub(super) origin: Option<HeaderValue>,
     /// What is asked for, once it is known.
@@ -142,9 +149,12 @@ impl Ctx {
         Self {
             config: Arc::clone(&generation.config),
             fleet: Arc::clone(&generation.fleet),
+            tokens: Arc::clone(&generation.tokens),
             start: Instant::now(),
             request_id: String::new(),
             client: ClientAddr::of(SocketAddr::from(([0, 0, 0, 0], 0))),
+            private: false,
+            path_key: None,
             origin: None,
             route: None,
             upstream_path: Cow::Borrowed(""),
@@ -181,8 +191,10 @@ impl Ctx {
         self.request_id = request_id(headers.get("x-request-id"));
         if let Some(peer) = session.client_addr().and_then(|address| address.as_inet()) {
             let lines = headers.get_all("x-forwarded-for").iter().map(HeaderValue::as_bytes);
+            self.private = ClientAddr::of(*peer).ip().is_loopback();
             self.client = ClientAddr::behind(*peer, lines, &self.config.auth.trusted_proxies);
         }
+        self.private |= session.digest().is_some_and(|digest| digest.ssl_digest.is_some());
         self.origin = cors::allowed(headers, &self.config.cors_origins);
         self.watchdog = Watchdog::of(session);
     }

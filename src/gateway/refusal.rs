@@ -15,7 +15,8 @@ use serde::Serialize;
 use super::cors;
 use super::ctx::Ctx;
 use crate::admin::Fault;
-use crate::auth::AuthError;
+use crate::auth::{AuthError, TokenFault};
+use crate::config::Rate;
 use crate::payload::BadPayload;
 use crate::policy::Denied;
 use crate::route::{Dialect, NoRoute};
@@ -100,6 +101,14 @@ impl Refusal {
     pub(super) fn too_many(reason: &'static str, detail: &'static str, retry_after: u64) -> Self {
         let mut no = Self::new(429, reason, detail);
         no.extra.retry_after = Some(retry_after.clamp(1, 60));
+        no
+    }
+
+    /// Too many attempts to log in; `retry_after` is how long to wait.
+    pub(super) fn too_many_logins(limit: Rate, retry_after: Duration) -> Self {
+        let detail = format!("Too many login attempts. Limit: {limit}");
+        let mut no = Self::new(429, "login_limit", detail);
+        no.extra.retry_after = Some(retry_after.as_secs().saturating_add(1).clamp(1, 86_400));
         no
     }
 
@@ -270,6 +279,13 @@ impl From<AuthError> for Refusal {
         let mut no = match &error {
             AuthError::Missing => Self::new(401, "missing_credential", "Not authenticated"),
             AuthError::InvalidKey { .. } => Self::new(401, "invalid_key", "Invalid API key"),
+            AuthError::InvalidSignature { .. } => {
+                Self::new(401, "invalid_signature", "Invalid signature")
+            }
+            AuthError::InvalidToken { reason: TokenFault::Expired, .. } => {
+                Self::new(401, "token_expired", "Token expired")
+            }
+            AuthError::InvalidToken { .. } => Self::new(401, "invalid_token", "Invalid token"),
             AuthError::Malformed(what) => Self::new(400, "malformed_credential", *what),
             AuthError::Unavailable(_) => {
                 Self::unavailable("identity_unavailable", "Identity cannot be checked now", 2)
@@ -283,11 +299,12 @@ impl From<AuthError> for Refusal {
 
 impl From<Fault> for Refusal {
     fn from(fault: Fault) -> Self {
-        let no = match fault.status.as_u16() {
-            503 => Self::unavailable(fault.reason, fault.detail, 2),
-            status => Self::new(status, fault.reason, fault.detail),
-        };
-        Self { cause: fault.cause, ..no }
+        let mut no = Self::new(fault.status.as_u16(), fault.reason, fault.detail);
+        no.cause = fault.cause;
+        let soon = (no.status == 503).then_some(2);
+        no.extra.retry_after = fault.retry_after.or(soon).map(|wait| wait.clamp(1, 3600));
+        no.extra.challenge = no.status == 401;
+        no
     }
 }
 

@@ -7,6 +7,8 @@ use reqwest::Client;
 use tokio::sync::{Mutex, watch};
 
 use super::{Generation, Live};
+use crate::auth::Tokens;
+use crate::auth::tokens::CannotLoad;
 use crate::config::{Config, Problems};
 use crate::scheduler::{Facts, Scheduler};
 use crate::telemetry::Logging;
@@ -54,6 +56,9 @@ pub enum Rejected {
     /// An instance's host has no address.
     #[error(transparent)]
     Address(#[from] PeerError),
+    /// Nothing could make tokens, or believe them.
+    #[error(transparent)]
+    Tokens(#[from] CannotLoad),
     /// The file has mistakes.
     #[error(transparent)]
     File(#[from] Problems),
@@ -113,7 +118,7 @@ impl Reloader {
 
     async fn apply(&self) -> Result<Applied, Rejected> {
         let Parts { live, scheduler, logging, .. } = &self.parts;
-        let (config, fleet) = self.read().await?;
+        let (config, fleet, tokens) = self.read().await?;
         let before = Arc::clone(&live.load().fleet);
         let is_new = |it: &&Arc<Instance>| before.configured(it.id).is_none();
         let new = fleet.instances().iter().filter(is_new);
@@ -122,7 +127,8 @@ impl Reloader {
         let need_restart = self.started_with.needing_restart(&config);
         let warnings = config.warnings.clone();
         // requests must find an instance before the scheduler seats anybody there
-        let generation = Generation { config: Arc::new(config), fleet: Arc::clone(&fleet) };
+        tokens.keep_fresh();
+        let generation = Generation { config: Arc::new(config), fleet: Arc::clone(&fleet), tokens };
         live.put(generation);
         let mut posts = fleet.posts();
         for (prober, facts) in &probers {
@@ -143,15 +149,16 @@ impl Reloader {
         Ok(Applied { warnings, need_restart })
     }
 
-    /// Reads the file and finds its instances, off the threads that serve.
-    async fn read(&self) -> Result<(Config, Arc<Fleet>), Rejected> {
+    /// Reads the file, its secrets, and finds its instances, off the threads that serve.
+    async fn read(&self) -> Result<(Config, Arc<Fleet>, Arc<Tokens>), Rejected> {
         let file = self.parts.file.clone();
-        let before = Arc::clone(&self.parts.live.load().fleet);
+        let before = Arc::clone(&self.parts.live.load());
         let scheduler = Arc::clone(&self.parts.scheduler);
         let reading = tokio::task::spawn_blocking(move || {
             let config = Config::load(&file, &|name| std::env::var(name).ok())?;
-            let fleet = before.successor(&config, |id| scheduler.knows(id))?;
-            Ok((config, Arc::new(fleet)))
+            let tokens = Tokens::load(&config.auth, Some(&before.tokens))?;
+            let fleet = before.fleet.successor(&config, |id| scheduler.knows(id))?;
+            Ok((config, Arc::new(fleet), Arc::new(tokens)))
         });
         reading.await.unwrap_or(Err(Rejected::Stopping))
     }

@@ -41,6 +41,10 @@ pub(super) static TABLE: &[Route] = &[
     route("GET",       "/health", Open, Plain, Health),
     route("GET",       "/ready",  Open, Plain, Ready),
 
+    route("POST", "/auth/login",  Open, Plain, Login),
+    route("POST", "/auth/logout", READ, Plain, Account),
+    route("GET",  "/auth/me",     READ, Plain, Account),
+
     route("GET",  "/admin/upstreams",               ADMIN, Plain, Admin),
     route("POST", "/admin/upstreams/{name}/drain",  ADMIN, Plain, Admin),
     route("POST", "/admin/upstreams/{name}/resume", ADMIN, Plain, Admin),

@@ -35,6 +35,19 @@ pub struct NewUser {
     pub email: Option<String>,
 }
 
+/// A public key with which a user of the `ollama` command signs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SshKeyRecord {
+    /// Database id.
+    pub id: i64,
+    /// Name of the user it belongs to.
+    pub user: String,
+    /// As `ssh-keygen -l` shows it.
+    pub fingerprint: String,
+    /// When it was registered.
+    pub created_at: Timestamp,
+}
+
 /// A key; never the key itself nor its hash.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct KeyRecord {

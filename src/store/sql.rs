@@ -8,6 +8,8 @@ mod fault;
 mod identity;
 mod keys;
 mod migrate;
+mod passwords;
+mod ssh_keys;
 mod users;
 
 use std::time::Duration;
@@ -21,6 +23,15 @@ use crate::config::Database;
 use crate::store::{Actor, StoreError};
 use dialect::Server;
 use fault::Faults;
+
+/// The columns of a [`User`](crate::auth::User) in table `u`.
+macro_rules! user_columns {
+    () => {
+        "u.id AS user_id, u.username, u.email, u.issuer, u.subject, u.tier AS user_tier,
+         u.tier_given, u.disabled, u.token_version"
+    };
+}
+use user_columns;
 
 /// How long anybody waits for the database before it counts as unreachable.
 const PATIENCE: Duration = Duration::from_secs(5);
