@@ -10,7 +10,9 @@ mod sql;
 
 pub use error::StoreError;
 pub use files::{create_private_dir, create_secret_file};
-pub use record::{KeyFilter, KeyLimits, KeyRecord, KeySpec, KeyState, NewUser, UserRecord};
+pub use record::{
+    KeyFilter, KeyLimits, KeyRecord, KeySpec, KeyState, NewUser, SshKeyRecord, UserRecord,
+};
 pub use sql::Store;
 
 use crate::auth::KeyHash;
@@ -30,6 +32,9 @@ pub struct Actor<'a> {
 impl Actor<'static> {
     /// Somebody with a shell on the machine.
     pub const CLI: Self = Self { name: "cli", address: "" };
+
+    /// Nobody: what the gateway does by itself.
+    pub const SELF: Self = Self { name: "usher", address: "" };
 }
 
 /// What the store keeps of a key in place of the key.

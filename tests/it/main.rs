@@ -10,6 +10,7 @@
     reason = "nothing depends on this crate, and a test fails by panicking"
 )]
 
+mod accounts;
 mod admin;
 mod balance;
 mod bodies;
@@ -22,11 +23,13 @@ mod ending;
 mod failures;
 mod house;
 mod install;
+mod issuers;
 mod logs;
 mod metrics;
 mod record;
 mod reload;
 mod sdk;
+mod signatures;
 mod sim;
 mod store;
 mod streams;
