@@ -22,6 +22,7 @@ use usher::auth::{
     Unavailable, User, api_key,
 };
 use usher::config::Config;
+use usher::limit::{Bounds, InProcess, Limits, What};
 use usher::model::ModelName;
 use usher::payload;
 use usher::policy::{self, Rules};
@@ -29,7 +30,7 @@ use usher::route;
 use usher::scheduler::{Facts, Post, Scheduler, Surface, Ticket, Wish};
 use usher::usage::{Format, Meter};
 
-criterion_group!(benches, admitting, inspecting, metering, seating);
+criterion_group!(benches, admitting, limiting, inspecting, metering, seating);
 criterion_main!(benches);
 
 /// What the head of a request costs, for a caller who is known.
@@ -48,8 +49,7 @@ fn admitting(c: &mut Criterion) {
         b.iter_batched_ref(fresh, |fresh| bearer.is_welcome_to(fresh), BatchSize::LargeInput);
     });
     let config = config();
-    let principal =
-        Principal { identity: Arc::new(identity()), method: Proof::ApiKey, token: None };
+    let principal = principal();
     group.bench_function("policy", |b| {
         let Ok(found) = route::find(&Method::POST, b"/api/chat") else { return };
         b.iter(|| {
@@ -142,6 +142,10 @@ impl IdentityStore for OneUser {
     }
 }
 
+fn principal() -> Principal {
+    Principal { identity: Arc::new(identity()), method: Proof::ApiKey, token: None }
+}
+
 fn identity() -> Identity {
     let tier = "premium".to_owned();
     Identity {
@@ -162,11 +166,34 @@ fn identity() -> Identity {
             tier: None,
             models: Some(vec!["qwen3*".to_owned(), "llama3*".to_owned()]),
             concurrency: None,
+            requests: None,
+            tokens: None,
             delegating: false,
             expires_at: None,
             revoked_at: None,
         }),
     }
+}
+
+/// What the limits of a request cost: taken, kept, and told of.
+fn limiting(c: &mut Criterion) {
+    let mut group = c.benchmark_group("limit");
+    let text = "upstreams: [ { name: a, url: 'http://127.0.0.1:1' } ]\ntiers: { premium: { requests: 1000M/h, tokens: 1000M/h } }";
+    let Ok(config) = Config::parse(text, Path::new("."), &|_| None) else { return };
+    let principal = principal();
+    let limits = Limits::new(Arc::new(InProcess::default()));
+    for (name, what) in [("requests", What::Requests), ("tokens", What::Tokens)] {
+        group.bench_function(name, |b| {
+            b.iter(|| {
+                let bounds = Bounds::of(black_box(&principal), &config.tiers, what);
+                if let Some(Ok(Some(claim))) = limits.take(&bounds, 100).now_or_never() {
+                    black_box(claim.standing());
+                    claim.settle(90);
+                }
+            });
+        });
+    }
+    group.finish();
 }
 
 /// What the body of a request costs.

@@ -5,6 +5,7 @@
 
 pub mod session;
 mod upstreams;
+mod usage;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 
 use crate::auth::{Authenticator, Principal};
+use crate::limit::Limits;
 use crate::live::Live;
 use crate::scheduler::Scheduler;
 use crate::store::{Store, StoreError};
@@ -35,6 +37,8 @@ pub struct Admin {
     pub authenticator: Arc<Authenticator>,
     /// Checks passwords.
     pub logins: Logins,
+    /// How much of it everybody has had.
+    pub limits: Arc<Limits>,
 }
 
 /// Who is asking, for handlers that change something.
@@ -77,6 +81,8 @@ pub fn router(admin: Admin) -> Router {
         .route("/auth/login", post(session::login))
         .route("/auth/logout", post(session::logout))
         .route("/auth/me", get(session::me))
+        .route("/admin/usage", get(usage::all))
+        .route("/auth/usage", get(usage::own))
         .route("/admin/upstreams", get(upstreams::list))
         .route("/admin/upstreams/{name}/drain", post(upstreams::drain))
         .route("/admin/upstreams/{name}/resume", post(upstreams::resume))

@@ -20,6 +20,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use jiff::Timestamp;
 
+use crate::config::Rate;
+
 pub use api_key::KeyHash;
 pub use jwt::TokenFault;
 pub use signature::{SignatureFault, Signed};
@@ -63,6 +65,10 @@ pub struct Key {
     pub models: Option<Vec<String>>,
     /// The key's own bound on seats held at once.
     pub concurrency: Option<u32>,
+    /// The key's own bound on requests for inference.
+    pub requests: Option<Rate>,
+    /// The key's own bound on tokens.
+    pub tokens: Option<Rate>,
     /// Whether it may name its end user in `X-OpenWebUI-User-Id`.
     pub delegating: bool,
     /// Refused from this moment on.

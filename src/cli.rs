@@ -12,6 +12,7 @@ mod remote;
 mod password;
 mod status;
 mod token;
+mod usage;
 mod users;
 
 use std::path::PathBuf;
@@ -66,6 +67,8 @@ enum Command {
     Token(token::Wish),
     /// Gather evidence for a report, and walk through a running gateway with the key in $USHER_KEY
     Doctor(remote::Target),
+    /// Show who used how much: requests, tokens, seconds of GPU time
+    Usage(usage::Question),
     /// Make, list and change accounts
     #[command(subcommand)]
     Users(users::Command),
@@ -109,6 +112,7 @@ fn dispatch(command: Command, config: Option<PathBuf>, output: Output) -> anyhow
         Command::Init => init::run(&config, &path, output),
         Command::Keys(command) => keys::run(command, &config, output),
         Command::Token(wish) => token::run(&wish, &config, output),
+        Command::Usage(question) => usage::run(&question, &config, output),
         Command::Users(command) => users::run(command, &config, output),
         Command::Doctor(target) => doctor::run(target, &config, &path, output),
         Command::Status(_) => status::run(&remote::of(&config)?, output),

@@ -195,6 +195,12 @@ pub struct Tier {
     pub models: Option<Vec<String>>,
     /// Seats that one user holds at once.
     pub concurrency: u32,
+    /// Requests for inference of one user; `None` is without limit.
+    pub requests: Option<Rate>,
+    /// Other requests of one user; `None` is without limit.
+    pub reads: Option<Rate>,
+    /// Tokens of one user, of prompts and of answers; `None` is without limit.
+    pub tokens: Option<Rate>,
     /// Longest wait in the queue; `None` is `balance.max_queue_wait`.
     pub max_queue_wait: Option<Duration>,
     /// Whether requests may leave the box (models named `…:cloud`, web-search tools).

@@ -1,5 +1,6 @@
 //! THE STORY: how a request travels, phase by phase, in the order in which it meets them.
 
+mod account;
 mod admit;
 mod body;
 mod bridge;
@@ -13,8 +14,10 @@ mod headers;
 mod lint;
 mod local;
 mod outgoing;
+mod quota;
 mod refusal;
 mod relay;
+mod request_id;
 pub mod stage;
 mod watchdog;
 
@@ -25,7 +28,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use axum::Router;
 use bytes::Bytes;
-use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::http::ResponseHeader;
 use pingora::modules::http::HttpModules;
 use pingora::protocols::Digest;
 use pingora::proxy::{FailToProxy, ProxyHttp, Session};
@@ -35,11 +38,13 @@ use tokio::sync::watch;
 
 use crate::auth::verdict::Authenticator;
 use crate::config::Timeouts;
+use crate::limit::Limits;
 use crate::limit::login::LoginLimit;
 use crate::live::Live;
 use crate::route::Action;
 use crate::scheduler::Scheduler;
 use crate::telemetry::metrics::Metrics;
+use crate::usage::ledger::Ledger;
 use admit::{Admitted, Stop};
 use body::Budget;
 use cors::Preflight;
@@ -52,6 +57,8 @@ use stage::Stage;
 pub struct Gateway {
     live: Arc<Live>,
     authenticator: Arc<Authenticator>,
+    limits: Arc<Limits>,
+    ledger: Arc<Ledger>,
     scheduler: Arc<Scheduler>,
     bodies: Arc<Budget>,
     in_flight: Counter,
@@ -68,6 +75,10 @@ pub struct Parts {
     pub live: Arc<Live>,
     /// Knows who is asking.
     pub authenticator: Arc<Authenticator>,
+    /// Knows how much of it everybody may have.
+    pub limits: Arc<Limits>,
+    /// Where usage is written down.
+    pub ledger: Arc<Ledger>,
     /// Gives seats.
     pub scheduler: Arc<Scheduler>,
     /// How far the end has come.
@@ -84,6 +95,8 @@ impl Gateway {
         Self {
             live: parts.live,
             authenticator: parts.authenticator,
+            limits: parts.limits,
+            ledger: parts.ledger,
             scheduler: parts.scheduler,
             bodies: Budget::new(),
             in_flight: Counter::default(),
@@ -193,6 +206,7 @@ impl ProxyHttp for Gateway {
         };
         ctx.decided();
         if let Some(refusal) = refusal {
+            ctx.quota.give_back();
             let written = refusal::write(session, &refusal, ctx).await;
             ctx.refusal = Some(refusal);
             written?;
@@ -224,17 +238,6 @@ impl ProxyHttp for Gateway {
         ctx: &mut Ctx,
     ) -> Result<()> {
         relay::connected(&self.metrics, ctx);
-        Ok(())
-    }
-
-    async fn upstream_request_filter(
-        &self,
-        session: &mut Session,
-        request: &mut RequestHeader,
-        ctx: &mut Ctx,
-    ) -> Result<()> {
-        let Some(instance) = ctx.upstream.as_deref() else { return Err(relay::no_target()) };
-        *request = headers::to_instance(session.req_header(), request, instance, ctx)?;
         Ok(())
     }
 
@@ -284,7 +287,7 @@ impl ProxyHttp for Gateway {
         end_of_stream: bool,
         ctx: &mut Ctx,
     ) -> Result<Option<Duration>> {
-        relay::passing(session, body, end_of_stream, ctx)?;
+        relay::passing(&self.limits, session, body, end_of_stream, ctx)?;
         Ok(None)
     }
 
@@ -309,7 +312,7 @@ impl ProxyHttp for Gateway {
     }
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Ctx) {
-        finish::finish(&self.metrics, session, error, ctx);
+        finish::finish(self, session, error, ctx);
     }
 
     /// The access line tells it, once.

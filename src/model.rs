@@ -7,6 +7,7 @@ mod pattern;
 
 use std::borrow::Cow;
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 pub use pattern::Pattern;
@@ -24,9 +25,12 @@ pub struct ModelName {
 }
 
 /// The one spelling of a model: lower-case `host/namespace/model:tag`, or `=id` for an id that is
-/// no Ollama name.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ModelKey(Arc<str>);
+/// no Ollama name. Its hash is made once: a request looks it up many times.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ModelKey {
+    text: Arc<str>,
+    hash: u64,
+}
 
 impl ModelName {
     /// Reads a name as Ollama does (`internal/modelref`, `types/model/name.go`).
@@ -44,9 +48,9 @@ impl ModelName {
         }
         let cloud = source == Some(Source::Cloud);
         let parts = Parts::read(&rest).ok_or(BadName::Invalid)?;
-        let key = ModelKey(parts.canonical(cloud).into());
+        let key = ModelKey::new(parts.canonical(cloud));
         // a bare `x-cloud` is local to today's Ollama, but the promise is by the name's ending
-        let cloud = cloud || key.0.ends_with("-cloud:latest");
+        let cloud = cloud || key.text.ends_with("-cloud:latest");
         Ok(Self { written: written.into(), key, cloud })
     }
 
@@ -55,7 +59,7 @@ impl ModelName {
         let written = written.trim();
         let id = written.to_ascii_lowercase();
         let cloud = id.ends_with(":cloud") || id.ends_with("-cloud");
-        Self { written: written.into(), key: ModelKey(format!("={id}").into()), cloud }
+        Self { written: written.into(), key: ModelKey::new(format!("={id}")), cloud }
     }
 
     /// What routing and permission compare.
@@ -91,9 +95,15 @@ impl ModelName {
 }
 
 impl ModelKey {
+    fn new(text: String) -> Self {
+        let mut hasher = DefaultHasher::new();
+        text.hash(&mut hasher);
+        Self { hash: hasher.finish(), text: text.into() }
+    }
+
     /// The key as text.
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.text
     }
 
     /// The short form that Ollama displays, always with a tag.
@@ -109,6 +119,12 @@ impl ModelKey {
 
 fn cut<'k>(path: &'k str, segment: &str) -> Option<&'k str> {
     path.strip_prefix(segment)?.strip_prefix('/')
+}
+
+impl Hash for ModelKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.hash);
+    }
 }
 
 impl fmt::Display for ModelKey {

@@ -12,7 +12,7 @@ use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
 
-pub use estimate::estimate_tokens;
+pub use estimate::{Expected, estimate_tokens, expect_tokens};
 pub use form::inspect_form;
 use walk::Field;
 

@@ -193,6 +193,9 @@ mod tests {
                 allow: allow.iter().copied().collect(),
                 models: None,
                 concurrency,
+                requests: None,
+                reads: None,
+                tokens: None,
                 max_queue_wait: None,
                 cloud: false,
             };
@@ -227,6 +230,8 @@ mod tests {
             tier: key_tier.map(str::to_owned),
             models: None,
             concurrency: None,
+            requests: None,
+            tokens: None,
             delegating: false,
             expires_at: None,
             revoked_at: None,

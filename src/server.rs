@@ -26,7 +26,7 @@ use pingora::services::listening::Service;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 
 use crate::admin::session::Logins;
 use crate::admin::{self, Admin};
@@ -38,6 +38,7 @@ use crate::gateway::entrance::Entrance;
 use crate::gateway::front::Front;
 use crate::gateway::stage::Stage;
 use crate::gateway::{Gateway, Gauges, Parts};
+use crate::limit::{InProcess, Limits};
 use crate::live::Live;
 use crate::live::reload::{self, Reloader};
 use crate::live::watch::FileWatch;
@@ -46,6 +47,7 @@ use crate::store::Store;
 use crate::telemetry::Logs;
 use crate::telemetry::metrics::{self, Metrics};
 use crate::upstream::health;
+use crate::usage::ledger::Ledger;
 use certificate::Certificate;
 use ending::{Ending, Last};
 use handover::{Inherited, Program};
@@ -57,6 +59,8 @@ use systemd::Manager;
 const MOST_ATTEMPTS: usize = 6;
 /// How long what still runs gets when the drain is over.
 const LAST_WORDS: Duration = Duration::from_millis(500);
+/// How long the database gets to take what was used in the end.
+const LAST_ENTRIES: Duration = Duration::from_secs(5);
 
 /// Runs the gateway until it is told to stop; `file` is where the configuration is from.
 pub fn serve(config: Config, file: PathBuf) -> anyhow::Result<()> {
@@ -131,7 +135,7 @@ async fn run(start: Start<'_>, sockets: Sockets) -> anyhow::Result<()> {
     let doors = entrances(&config, certificates, &ending)?;
     let settings = (config, file, logs);
     let assembled = assemble(settings, doors, (staged, ending.clone())).await?;
-    let Assembled { fronts, gauges, live, reloader, metrics, sources } = assembled;
+    let Assembled { fronts, gauges, live, reloader, metrics, sources, keeping } = assembled;
     // a successor knows its instances before it serves: nobody is refused in between
     reloader.start_probes(inherited.is_succession()).await;
     let mut tasks = JoinSet::new();
@@ -174,6 +178,9 @@ async fn run(start: Start<'_>, sockets: Sockets) -> anyhow::Result<()> {
     let accepting = async { while serving.join_next().await.is_some() {} };
     let _ = tokio::time::timeout(LAST_WORDS, accepting).await;
     let _ = end.send(true);
+    if tokio::time::timeout(LAST_ENTRIES, keeping).await.is_err() {
+        log::error!("usage of the last moments is lost: the database does not answer");
+    }
     Ok(())
 }
 
@@ -270,6 +277,10 @@ async fn assemble(
     tokens.keep_fresh();
     let live = Arc::new(Live::new(config, tokens, &scheduler)?);
     let metrics = Metrics::new()?;
+    let ledger = Ledger::new(Arc::clone(&store) as _);
+    let keeping = tokio::spawn(Arc::clone(&ledger).keep(ending.clone()));
+    let limits = Limits::new(Arc::new(InProcess::default()));
+    tokio::spawn(Arc::clone(&limits).keep_small());
     let sources = metrics::Sources {
         authenticator: Arc::clone(&authenticator),
         scheduler: Arc::clone(&scheduler),
@@ -280,12 +291,15 @@ async fn assemble(
         live: Arc::clone(&live),
         scheduler: Arc::clone(&scheduler),
         store,
+        limits: Arc::clone(&limits),
         authenticator: Arc::clone(&authenticator),
         logins: Logins::new(Passwords::start().context("cannot start threads for passwords")?),
     });
     let gateway = Gateway::new(Parts {
         live: Arc::clone(&live),
         authenticator,
+        limits,
+        ledger,
         scheduler: Arc::clone(&scheduler),
         stage: stage.clone(),
         metrics: Arc::clone(&metrics),
@@ -300,7 +314,7 @@ async fn assemble(
     let (live_too, logging) = (Arc::clone(&live), logs.logging());
     let parts = reload::Parts { file, live: live_too, scheduler, logging, client, ending };
     let reloader = Arc::new(Reloader::new(parts));
-    Ok(Assembled { fronts, gauges, live, reloader, metrics, sources })
+    Ok(Assembled { fronts, gauges, live, reloader, metrics, sources, keeping })
 }
 
 struct Assembled {
@@ -311,6 +325,8 @@ struct Assembled {
     reloader: Arc<Reloader>,
     metrics: Arc<Metrics>,
     sources: metrics::Sources,
+    /// Ends when all usage is written down.
+    keeping: JoinHandle<()>,
 }
 
 fn services(

@@ -85,11 +85,15 @@ impl Logging {
 
 impl Log for Logging {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        self.logger.load().enabled(metadata)
+        metadata.target() == ACCESS || self.logger.load().enabled(metadata)
     }
 
     fn log(&self, record: &Record<'_>) {
-        self.logger.load().log(record);
+        // complete in themselves and never filtered, access lines need nothing of env_logger
+        match record.target() {
+            ACCESS => self.lines.take(*record.args()),
+            _ => self.logger.load().log(record),
+        }
     }
 
     fn flush(&self) {
@@ -105,7 +109,7 @@ fn logger(level: LevelFilter, lines: &writer::Lines) -> Logger {
     builder.filter_module("pingora_core", LevelFilter::Error);
     builder.filter_module("sqlx", LevelFilter::Warn);
     builder.parse_env(Env::default());
-    // whatever else is silenced, these two are the record of what happened
+    // whatever else is silenced, this and the access log are the record of what happened
     builder.filter_module(ACCESS, LevelFilter::Info);
     builder.filter_module(SECURITY, LevelFilter::Info);
     builder.write_style(WriteStyle::Never);
@@ -114,11 +118,8 @@ fn logger(level: LevelFilter, lines: &writer::Lines) -> Logger {
     builder.build()
 }
 
-/// Access lines are complete in themselves; the others begin with time, level and target.
+/// Lines begin with time, level and target.
 fn write_line(out: &mut Formatter, record: &Record<'_>) -> io::Result<()> {
-    if record.target() == ACCESS {
-        return writeln!(out, "{}", record.args());
-    }
     let now = jiff::Timestamp::now();
     writeln!(out, "{now:.3} {:5} {} {}", record.level(), record.target(), record.args())
 }

@@ -11,6 +11,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use http::HeaderValue;
+use http::header::InvalidHeaderValue;
 use tokio::sync::Notify;
 
 use crate::config::{Config, Upstream, UpstreamKind};
@@ -58,7 +60,9 @@ impl Fleet {
             };
             next_id = next_id.max(id + 1);
             let peer = peer::prototype(upstream, &config.timeouts, before.map(|old| &old.peer))?;
-            instances.push(Arc::new(Instance::new(id, upstream.clone(), peer, state)));
+            let instance = Instance::new(id, upstream.clone(), peer, state)
+                .map_err(|_| PeerError::Header(upstream.name.clone()))?;
+            instances.push(Arc::new(instance));
         }
         let stays = |old: &Instance| instances.iter().any(|new: &Arc<Instance>| new.id == old.id);
         let left = self.instances.iter().filter(|old| !stays(old));
@@ -139,10 +143,20 @@ pub struct Instance {
     pub config: Upstream,
     /// `scheme://host:port`, for probes.
     pub base: String,
-    /// `host:port`, for the `Host` header.
-    pub authority: String,
+    /// What headers say of it and to it.
+    pub headers: Labels,
     peer: Peer,
     state: Arc<State>,
+}
+
+/// What headers say of an instance and to it, made once.
+pub struct Labels {
+    /// `host:port`, for `Host`.
+    pub host: HeaderValue,
+    /// Its name, for `X-Usher-Upstream`.
+    pub name: HeaderValue,
+    /// Its own key, for `Authorization`.
+    pub authorization: Option<HeaderValue>,
 }
 
 /// What outlives a change of the configuration.
@@ -165,7 +179,12 @@ pub struct Status {
 }
 
 impl Instance {
-    fn new(id: usize, config: Upstream, peer: Peer, state: Arc<State>) -> Self {
+    fn new(
+        id: usize,
+        config: Upstream,
+        peer: Peer,
+        state: Arc<State>,
+    ) -> Result<Self, InvalidHeaderValue> {
         let host = if config.host.contains(':') {
             format!("[{}]", config.host)
         } else {
@@ -173,7 +192,19 @@ impl Instance {
         };
         let authority = format!("{host}:{}", config.port);
         let scheme = if config.tls { "https" } else { "http" };
-        Self { id, base: format!("{scheme}://{authority}"), authority, peer, config, state }
+        let key = config.api_key.as_ref();
+        let key = key.map(|key| HeaderValue::try_from(format!("Bearer {}", key.expose())));
+        let mut authorization = key.transpose()?;
+        if let Some(value) = &mut authorization {
+            value.set_sensitive(true);
+        }
+        let base = format!("{scheme}://{authority}");
+        let headers = Labels {
+            host: HeaderValue::try_from(authority)?,
+            name: HeaderValue::from_str(&config.name)?,
+            authorization,
+        };
+        Ok(Self { id, base, headers, peer, config, state })
     }
 
     /// What is known now.

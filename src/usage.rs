@@ -1,9 +1,12 @@
-//! ACCOUNT: token counts, read from passing chunks.
+//! ACCOUNT: token counts, read from passing chunks; [`ledger`] adds them up and [`report`] is what
+//! people see of the sums.
 //!
 //! A stream is never held for its counts: what comes in goes out, the very same buffer, and only a
 //! few words are remembered. The one thing that is cut is the usage that Usher itself asked for.
 
+pub mod ledger;
 mod ndjson;
+pub mod report;
 mod scan;
 mod sse;
 mod strip;
@@ -11,7 +14,7 @@ mod strip;
 use bytes::Bytes;
 
 use ndjson::Lines;
-use scan::{Scan, Value};
+use scan::{Name, Scan, Value};
 use sse::Events;
 use strip::Cutter;
 
@@ -63,21 +66,22 @@ pub struct Counts {
 
 impl Counts {
     /// One table for every format: no two of them mean different things by the same path.
-    fn learn(&mut self, path: &[&str], value: &Value<'_>) {
+    fn learn(&mut self, path: &[Name], value: &Value<'_>) {
+        use Name::*;
         let slot = match path {
-            ["prompt_eval_count"]
-            | ["usage", "prompt_tokens" | "input_tokens"]
-            | ["message" | "response", "usage", "input_tokens"] => &mut self.prompt,
-            ["eval_count"]
-            | ["usage", "completion_tokens" | "output_tokens"]
-            | ["message" | "response", "usage", "output_tokens"] => &mut self.completion,
-            ["load_duration"] => &mut self.load_ns,
-            ["prompt_eval_duration"] => &mut self.prompt_eval_ns,
-            ["eval_duration"] => &mut self.eval_ns,
-            ["total_duration"] => &mut self.total_ns,
-            ["done"] => return self.finished |= *value == Value::Bare(b"true"),
-            ["error"] => return self.errored |= *value != Value::Bare(b"null"),
-            ["type"] => return self.learn_type(value),
+            [PromptEvalCount]
+            | [Usage, PromptTokens | InputTokens]
+            | [Message | Response, Usage, InputTokens] => &mut self.prompt,
+            [EvalCount]
+            | [Usage, CompletionTokens | OutputTokens]
+            | [Message | Response, Usage, OutputTokens] => &mut self.completion,
+            [LoadDuration] => &mut self.load_ns,
+            [PromptEvalDuration] => &mut self.prompt_eval_ns,
+            [EvalDuration] => &mut self.eval_ns,
+            [TotalDuration] => &mut self.total_ns,
+            [Done] => return self.finished |= *value == Value::Bare(b"true"),
+            [Error] => return self.errored |= *value != Value::Bare(b"null"),
+            [Type] => return self.learn_type(value),
             _ => return,
         };
         if let Some(number) = value.number().filter(|number| *number > 0) {
@@ -102,6 +106,10 @@ pub struct Meter {
     counts: Counts,
     reader: Reader,
     cutter: Option<Box<Cutter>>,
+    /// Ends of lines that have passed, in answers that stream.
+    lines: u64,
+    /// How many of them a piece has; 0 in answers that come whole.
+    lines_each: u64,
 }
 
 #[derive(Debug)]
@@ -130,13 +138,23 @@ impl Meter {
         };
         let strips = strip_usage && format == Format::SseOpenAi;
         let cutter = strips.then(Box::default);
-        Self { counts: Counts::default(), reader, cutter }
+        let lines_each = match format {
+            Format::Ndjson => 1,
+            Format::SseOpenAi => 2,
+            // a line for the event's name, too
+            Format::SseResponses | Format::SseAnthropic => 3,
+            _ => 0,
+        };
+        Self { counts: Counts::default(), reader, cutter, lines: 0, lines_each }
     }
 
     /// Takes what came from the instance, returns what goes to the client now: the same buffer,
     /// unless usage is stripped and an event has to be cut or waited for.
     #[must_use]
     pub fn push(&mut self, chunk: Bytes) -> Bytes {
+        if self.lines_each > 0 {
+            self.lines += memchr::memchr_iter(b'\n', &chunk).count() as u64;
+        }
         match &mut self.reader {
             Reader::Lines(lines) => lines.push(&chunk, &mut self.counts),
             Reader::Events(events) => events.push(&chunk, &mut self.counts),
@@ -159,6 +177,13 @@ impl Meter {
             events.finish(&mut self.counts);
         }
         self.cutter.as_mut()?.finish()
+    }
+
+    /// Pieces of the answer that have passed: of a stream that does not come to its end, about
+    /// the tokens that were generated. None of an answer that comes whole.
+    #[must_use]
+    pub fn pieces(&self) -> u64 {
+        self.lines.checked_div(self.lines_each).unwrap_or(0)
     }
 
     /// What has been read so far.

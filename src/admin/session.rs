@@ -18,7 +18,7 @@ use crate::auth::User;
 use crate::auth::login::LoginForm;
 use crate::auth::password::{NotHashed, Password, Passwords, Verdict};
 use crate::limit::ladder::Ladder;
-use crate::policy::RoutePermit;
+use crate::limit::report::{Allowed, Used};
 use crate::store::Actor;
 use crate::telemetry::security_log::SecurityEvent;
 
@@ -66,8 +66,8 @@ pub(super) async fn login(
     body: Bytes,
 ) -> Result<Json<LoggedIn>, Fault> {
     let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-    let form = LoginForm::read(kind, &body).map_err(|bad| bad_request(bad.to_string()))?;
-    form.password.bounded().map_err(|unfit| bad_request(format!("field 'password': {unfit}")))?;
+    let form = LoginForm::read(kind, &body).map_err(|bad| Fault::bad(bad.to_string()))?;
+    form.password.bounded().map_err(|unfit| Fault::bad(format!("field 'password': {unfit}")))?;
     let LoginForm { username, password } = form;
     climb(&admin.logins, &username, &visitor)?;
     let password = Arc::new(password);
@@ -90,7 +90,7 @@ fn climb(logins: &Logins, username: &str, visitor: &Visitor) -> Result<(), Fault
             status: StatusCode::TOO_MANY_REQUESTS,
             reason: "login_locked",
             retry_after: Some(wait.as_secs().saturating_add(1)),
-            ..bad_request("Too many failed attempts at this account. Try again later".to_owned())
+            ..Fault::bad("Too many failed attempts at this account. Try again later".to_owned())
         }
     })
 }
@@ -116,7 +116,7 @@ async fn authenticate(
     Err(Fault {
         status: StatusCode::UNAUTHORIZED,
         reason: "login_failure",
-        ..bad_request("Incorrect username or password".to_owned())
+        ..Fault::bad("Incorrect username or password".to_owned())
     })
 }
 
@@ -126,7 +126,7 @@ fn not_hashed(trouble: NotHashed) -> Fault {
         reason: "login_busy",
         retry_after: Some(1),
         cause: Some(trouble.to_string()),
-        ..bad_request("Too many people log in at once. Try again".to_owned())
+        ..Fault::bad("Too many people log in at once. Try again".to_owned())
     }
 }
 
@@ -149,7 +149,7 @@ fn token(admin: &Admin, user: &User) -> Result<LoggedIn, Fault> {
         status: StatusCode::INTERNAL_SERVER_ERROR,
         reason: "internal",
         cause: Some(error.to_string()),
-        ..bad_request("Internal error".to_owned())
+        ..Fault::bad("Internal error".to_owned())
     })?;
     let access_token = token.expose().to_owned();
     Ok(LoggedIn { access_token, token_type: "bearer", expires_in })
@@ -162,7 +162,7 @@ pub(super) async fn logout(
 ) -> Result<StatusCode, Fault> {
     let Some(token) = &caller.principal.token else {
         let detail = "Only a token can be logged out. An administrator revokes keys";
-        return Err(bad_request(detail.to_owned()));
+        return Err(Fault::bad(detail.to_owned()));
     };
     let address = caller.address.to_string();
     let actor = Actor { name: &caller.username, address: &address };
@@ -185,27 +185,17 @@ pub(super) struct Me {
     method: &'static str,
     /// Null for a token or a signature.
     key_id: Option<i64>,
-    limits: Limits,
-    usage: Usage,
+    limits: Allowed,
+    usage: Used,
 }
-
-/// What the caller may do at most.
-#[derive(Serialize)]
-struct Limits {
-    /// Seats held at once.
-    concurrency: u32,
-}
-
-/// What of it is used.
-#[derive(Serialize)]
-struct Usage {}
 
 /// Who the caller is.
 pub(super) async fn me(
+    State(admin): State<Arc<Admin>>,
     Extension(caller): Extension<Caller>,
-    Extension(permit): Extension<RoutePermit>,
 ) -> Json<Me> {
     let principal = &caller.principal;
+    let (limits, usage) = admin.limits.report(principal, &admin.live.load().config);
     let user = &principal.identity.user;
     Json(Me {
         user_id: user.id,
@@ -216,8 +206,8 @@ pub(super) async fn me(
         tier: principal.tier().to_owned(),
         method: principal.method.word(),
         key_id: principal.key_id(),
-        limits: Limits { concurrency: permit.concurrency() },
-        usage: Usage {},
+        limits,
+        usage,
     })
 }
 
@@ -236,8 +226,4 @@ impl Visitor {
         }
         .write();
     }
-}
-
-fn bad_request(detail: String) -> Fault {
-    Fault::bad(detail)
 }

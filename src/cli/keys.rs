@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Subcommand, value_parser};
 use jiff::Timestamp;
@@ -11,7 +11,8 @@ use serde::Serialize;
 use super::output::{self, Output};
 use super::{check_tier, with_store};
 use crate::auth::{KeyHash, api_key};
-use crate::config::{Config, units};
+use crate::config::units::{self, UnitError};
+use crate::config::{Config, Rate};
 use crate::store::{Actor, Fingerprint, KeyFilter, KeyLimits, KeyRecord, KeySpec, KeyState};
 
 const BY: &Actor<'_> = &Actor::CLI;
@@ -78,10 +79,10 @@ pub(super) struct Rights {
     #[arg(long, value_name = "PATTERNS", value_delimiter = ',')]
     models: Option<Vec<String>>,
     /// Requests in a time: 500/h
-    #[arg(long, value_name = "RATE")]
+    #[arg(long, value_name = "RATE", value_parser = rate)]
     requests: Option<String>,
-    /// Tokens in a time: 1M/d
-    #[arg(long, value_name = "RATE")]
+    /// Tokens in a time, of prompts and answers: 1M/d
+    #[arg(long, value_name = "RATE", value_parser = rate)]
     tokens: Option<String>,
     /// Requests worked on at once
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..))]
@@ -146,11 +147,6 @@ fn import(spec: &KeySpec, hash: KeyHash, config: &Config, output: Output) -> any
 
 impl Rights {
     fn of(self, user: String, name: String, config: &Config) -> anyhow::Result<KeySpec> {
-        for (flag, value) in [("--requests", &self.requests), ("--tokens", &self.tokens)] {
-            if value.is_some() {
-                bail!("{flag} does nothing yet: this version has no quotas; leave it out");
-            }
-        }
         if let Some(tier) = &self.tier {
             check_tier(config, tier)?;
         }
@@ -161,11 +157,20 @@ impl Rights {
             name,
             tier: self.tier,
             models: self.models.map(trimmed),
-            limits: KeyLimits { concurrency: self.concurrency, ..KeyLimits::default() },
+            limits: KeyLimits {
+                requests: self.requests,
+                tokens: self.tokens,
+                concurrency: self.concurrency,
+            },
             delegating: self.delegating,
             expires_at: expires_at.transpose().context("--expires is too far away")?,
         })
     }
+}
+
+/// A rate, kept as it is written.
+fn rate(text: &str) -> Result<String, UnitError> {
+    text.parse::<Rate>().map(|_| text.to_owned())
 }
 
 fn state_parser() -> impl TypedValueParser<Value = KeyState> {
@@ -197,6 +202,8 @@ fn describe(key: &KeyRecord) -> String {
             "models",
             key.models.as_ref().map_or_else(|| "all".to_owned(), |models| models.join(", ")),
         ),
+        ("requests", output::or_dash(key.limits.requests.as_deref())),
+        ("tokens", output::or_dash(key.limits.tokens.as_deref())),
         ("concurrency", output::or_dash(key.limits.concurrency.map(|n| n.to_string()).as_deref())),
         ("delegating", if key.delegating { "yes" } else { "no" }.to_owned()),
         ("state", key.state.as_str().to_owned()),

@@ -17,9 +17,7 @@ impl Output {
     /// Prints `value`, or to people `text`.
     pub(super) fn say(self, value: &impl Serialize, text: &str) -> anyhow::Result<()> {
         let text = if self.json { &serde_json::to_string(value)? } else { text };
-        let mut out = io::stdout().lock();
-        let written = writeln!(out, "{text}").and_then(|()| out.flush());
-        written.context("cannot write to standard output")
+        print(&format!("{text}\n"))
     }
 
     /// Prints a list: the admin API's whole and only page, or to people a table.
@@ -33,6 +31,13 @@ impl Output {
             std::iter::once(head.map(str::to_owned)).chain(items.iter().map(row)).collect();
         self.say(&Page { data: items, next: None }, &table(&rows))
     }
+}
+
+/// Prints `text` as it is.
+pub(super) fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    written.context("cannot write to standard output")
 }
 
 /// A page of a list, as the admin API answers it.
@@ -78,17 +83,18 @@ pub(super) fn facts(pairs: &[(&str, String)]) -> String {
 }
 
 /// Columns as wide as their widest cell, two spaces between them, nothing after the last.
-pub(super) fn table<const N: usize>(rows: &[[String; N]]) -> String {
+pub(super) fn table(rows: &[impl AsRef<[String]>]) -> String {
     let width = |cell: &String| cell.chars().count();
-    let widths = rows.iter().fold([0; N], |mut widest, row| {
-        for (place, cell) in widest.iter_mut().zip(row) {
+    let columns = rows.iter().map(|row| row.as_ref().len()).max().unwrap_or(0);
+    let widths = rows.iter().fold(vec![0; columns], |mut widest, row| {
+        for (place, cell) in widest.iter_mut().zip(row.as_ref()) {
             *place = width(cell).max(*place);
         }
         widest
     });
-    let line = |row: &[String; N]| {
-        let cells: Vec<String> =
-            row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+    let line = |row: &_| {
+        let cells = AsRef::<[String]>::as_ref(row).iter().zip(&widths);
+        let cells: Vec<String> = cells.map(|(cell, &width)| format!("{cell:width$}")).collect();
         cells.join("  ").trim_end().to_owned()
     };
     rows.iter().map(line).collect::<Vec<_>>().join("\n")

@@ -14,6 +14,7 @@ use pingora::{Error, ErrorType};
 use super::Gateway;
 use super::body::{self, Unread};
 use super::ctx::{Ctx, Target};
+use super::quota;
 use super::refusal::Refusal;
 use crate::auth::credential::PathKey;
 use crate::auth::{Asking, AuthError, Principal, Signed, login};
@@ -77,6 +78,7 @@ pub(super) async fn admit(
     let Class::Guarded(_) = route.class else { return Ok(Admitted::Local(route.action)) };
     authenticate(gateway, session, ctx).await?;
     let permit = authorise(ctx, route)?;
+    quota::count(gateway, ctx, route).await?;
     refuse_encoded(session)?;
     match route.action {
         Action::Infer(inference) => {
@@ -85,6 +87,7 @@ pub(super) async fn admit(
             let model = payload.model.unwrap_or_default();
             let wanted = Destination { model, web_search: payload.web_search };
             name_model(ctx, &permit, &wanted)?;
+            quota::reserve(gateway, ctx, inference).await?;
             take_seat(gateway, session, ctx, &permit).await?;
             Ok(Admitted::Proxied)
         }
@@ -111,7 +114,6 @@ pub(super) async fn admit(
         }
         Action::Account | Action::Admin => {
             keep_body(gateway, session, ctx, ADMIN_BODY).await?;
-            ctx.permit = Some(permit);
             Ok(Admitted::Local(route.action))
         }
         local => {
@@ -286,7 +288,8 @@ async fn keep_body(
     Ok(body)
 }
 
-async fn look_at<T: Send + 'static>(
+/// Looks at a body; at a large one elsewhere than on a thread that serves others.
+pub(super) async fn look_at<T: Send + 'static>(
     body: Bytes,
     look: impl FnOnce(&[u8]) -> Result<T, BadPayload> + Send + 'static,
 ) -> Result<T, Refusal> {

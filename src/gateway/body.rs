@@ -7,6 +7,7 @@
 //! the tail. This module alone knows of that buffer.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -101,7 +102,7 @@ async fn read_known(
     length: u64,
     reservation: &mut Reservation,
 ) -> Result<Bytes, Unread> {
-    let mut body = BytesMut::with_capacity(usize_of(length.min(FIRST_ROOM)));
+    let mut body = BytesMut::new();
     loop {
         // while more than a buffer is missing, one read returns at most a buffer: so the tail
         // that Pingora keeps is never overrun, and never empty
@@ -110,8 +111,16 @@ async fn read_known(
         }
         let Some(piece) = session.read_request_body().await? else { break };
         reservation.grow(piece.len() as u64)?;
+        let done = session.is_body_done();
+        if done && body.is_empty() {
+            // most bodies come whole, and need no second copy
+            return Ok(piece);
+        }
+        if body.is_empty() {
+            body.reserve(usize_of(length.min(FIRST_ROOM)));
+        }
         body.extend_from_slice(&piece);
-        if session.is_body_done() {
+        if done {
             break;
         }
     }
@@ -228,17 +237,22 @@ pub(super) struct Reservation {
 
 impl Reservation {
     fn grow(&mut self, bytes: u64) -> Result<(), Refusal> {
+        const DETAIL: &str = "Too many large requests at once";
         let mut taken = self.budget.taken.lock();
-        let of_user = taken.by_user.get(&self.user).copied().unwrap_or_default() + bytes;
+        let Taken { in_all, by_user } = &mut *taken;
+        let entry = by_user.entry(self.user);
+        let of_user = match &entry {
+            Entry::Occupied(entry) => *entry.get() + bytes,
+            Entry::Vacant(_) => bytes,
+        };
         if of_user > self.per_user {
-            return Err(Refusal::too_many("body_memory", "Too many large requests at once", 1));
+            return Err(Refusal::too_many("body_memory", DETAIL, 1));
         }
-        if taken.in_all + bytes > self.in_all {
-            let detail = "Too many large requests at once";
-            return Err(Refusal::unavailable("body_memory", detail, 1));
+        if *in_all + bytes > self.in_all {
+            return Err(Refusal::unavailable("body_memory", DETAIL, 1));
         }
-        taken.in_all += bytes;
-        taken.by_user.insert(self.user, of_user);
+        *in_all += bytes;
+        entry.insert_entry(of_user);
         self.bytes += bytes;
         Ok(())
     }
@@ -248,10 +262,10 @@ impl Drop for Reservation {
     fn drop(&mut self) {
         let mut taken = self.budget.taken.lock();
         taken.in_all = taken.in_all.saturating_sub(self.bytes);
-        if let Some(of_user) = taken.by_user.get_mut(&self.user) {
-            *of_user = of_user.saturating_sub(self.bytes);
-            if *of_user == 0 {
-                taken.by_user.remove(&self.user);
+        if let Entry::Occupied(mut of_user) = taken.by_user.entry(self.user) {
+            *of_user.get_mut() = of_user.get().saturating_sub(self.bytes);
+            if *of_user.get() == 0 {
+                of_user.remove();
             }
         }
     }

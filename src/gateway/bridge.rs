@@ -62,9 +62,6 @@ fn request(session: &Session, ctx: &mut Ctx) -> Result<Request<Body>, Refusal> {
     if let Some(principal) = &ctx.principal {
         request = request.extension(caller(ctx, principal));
     }
-    if let Some(permit) = ctx.permit.take() {
-        request = request.extension(permit);
-    }
     if let Some(kind) = head.headers.get(CONTENT_TYPE) {
         request = request.header(CONTENT_TYPE, kind);
     }
@@ -77,7 +74,7 @@ fn visitor(ctx: &Ctx) -> Visitor {
     Visitor {
         address: ctx.client.ip(),
         counts_as: ctx.client.bucket(),
-        request_id: ctx.request_id.clone(),
+        request_id: ctx.request_id.to_string(),
         route: ctx.route_path(),
     }
 }
@@ -89,7 +86,7 @@ fn caller(ctx: &Ctx, principal: &Principal) -> Caller {
         key: principal.public_id().map(str::to_owned),
         principal: principal.clone(),
         address: ctx.client.ip(),
-        request_id: ctx.request_id.clone(),
+        request_id: ctx.request_id.to_string(),
         route: ctx.route_path(),
     }
 }

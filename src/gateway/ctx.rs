@@ -13,7 +13,9 @@ use super::body::Reservation;
 use super::cors;
 use super::finish::InFlight;
 use super::outgoing::Outgoing;
+use super::quota::Quota;
 use super::refusal::Refusal;
+use super::request_id::RequestId;
 use super::watchdog::Watchdog;
 use crate::auth::credential::PathKey;
 use crate::auth::{Principal, Tokens};
@@ -38,7 +40,7 @@ pub struct Ctx {
     /// When the head was complete.
     pub(super) start: Instant,
     /// The client's own id, or one made here.
-    pub(super) request_id: String,
+    pub(super) request_id: RequestId,
     /// Who connected, or for whom a trusted proxy did.
     pub(super) client: ClientAddr,
     /// Whether nobody can listen: TLS, or the machine's own network.
@@ -65,6 +67,8 @@ pub struct Ctx {
     pub(super) body: Option<Bytes>,
     /// Its share of the memory for bodies.
     pub(super) reservation: Option<Reservation>,
+    /// What it holds of its sender's limits.
+    pub(super) quota: Quota,
     /// Tokens that the body is estimated to have, where that is what was asked.
     pub(super) estimate: u64,
     /// What it needs of an instance.
@@ -81,6 +85,10 @@ pub struct Ctx {
     pub(super) max_wait: Duration,
     /// Whether the usage chunk was asked for by us.
     pub(super) strip_usage: bool,
+    /// Whether its model had to be loaded first.
+    pub(super) cold: bool,
+    /// Whether the instance does what was asked: its answer is no error.
+    pub(super) served: bool,
     /// Reads the token counts from the answer.
     pub(super) meter: Option<Meter>,
     /// Whether the answer is a stream of server-sent events.
@@ -139,6 +147,8 @@ pub struct Timings {
     pub(super) first_byte: Option<Duration>,
     /// From arrival to the first piece of the instance's answer.
     pub(super) first_piece: Option<Duration>,
+    /// From arrival to the end of the instance's answer.
+    pub(super) last_byte: Option<Duration>,
     /// Our own work until it was clear what becomes of the request: an instance, or an answer.
     pub(super) overhead: Option<Duration>,
 }
@@ -151,7 +161,7 @@ impl Ctx {
             fleet: Arc::clone(&generation.fleet),
             tokens: Arc::clone(&generation.tokens),
             start: Instant::now(),
-            request_id: String::new(),
+            request_id: RequestId::NONE,
             client: ClientAddr::of(SocketAddr::from(([0, 0, 0, 0], 0))),
             private: false,
             path_key: None,
@@ -165,6 +175,7 @@ impl Ctx {
             model: None,
             body: None,
             reservation: None,
+            quota: Quota::default(),
             estimate: 0,
             wish: None,
             target: None,
@@ -173,6 +184,8 @@ impl Ctx {
             streams: false,
             max_wait: Duration::ZERO,
             strip_usage: false,
+            cold: false,
+            served: false,
             meter: None,
             sse: false,
             outgoing: Outgoing::default(),
@@ -188,7 +201,7 @@ impl Ctx {
     /// Learns what the connection and the head say.
     pub(super) fn meet(&mut self, session: &Session) {
         let headers = &session.req_header().headers;
-        self.request_id = request_id(headers.get("x-request-id"));
+        self.request_id = RequestId::of(headers.get("x-request-id"));
         if let Some(peer) = session.client_addr().and_then(|address| address.as_inet()) {
             let lines = headers.get_all("x-forwarded-for").iter().map(HeaderValue::as_bytes);
             self.private = ClientAddr::of(*peer).ip().is_loopback();
@@ -241,22 +254,4 @@ impl Ctx {
     pub(super) fn route_path(&self) -> &'static str {
         self.route.map_or("-", |route| route.path)
     }
-}
-
-/// The client's own id if it is harmless, else a new one: 16 random hexadecimal digits.
-pub(super) fn request_id(given: Option<&HeaderValue>) -> String {
-    let harmless = |id: &&str| {
-        (1..=64).contains(&id.len())
-            && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
-    };
-    given.and_then(|value| value.to_str().ok()).filter(harmless).map_or_else(new_id, str::to_owned)
-}
-
-/// Unique enough to find a request in a log; nothing rests on it being secret.
-fn new_id() -> String {
-    let hash = std::hash::BuildHasher::hash_one(
-        &std::collections::hash_map::RandomState::new(),
-        Instant::now(),
-    );
-    format!("{hash:016x}")
 }

@@ -7,11 +7,14 @@ use jiff::Timestamp;
 use pingora::Error;
 use pingora::proxy::Session;
 
+use super::Gateway;
+use super::account;
 use super::ctx::Ctx;
+use super::quota;
 use super::refusal::Refusal;
 use crate::auth::Principal;
 use crate::route::{Action, Route};
-use crate::telemetry::access_log::{AccessLine, ms};
+use crate::telemetry::access_log::AccessLine;
 use crate::telemetry::metrics::{Finished, Metrics, Work};
 
 /// Counts the requests that are being worked on.
@@ -42,7 +45,7 @@ impl Drop for InFlight {
 }
 
 /// Settles a request: once, whatever happened.
-pub(super) fn finish(metrics: &Metrics, session: &Session, error: Option<&Error>, ctx: &mut Ctx) {
+pub(super) fn finish(gateway: &Gateway, session: &Session, error: Option<&Error>, ctx: &mut Ctx) {
     if let Some(watchdog) = &ctx.watchdog {
         watchdog.rest();
     }
@@ -54,8 +57,10 @@ pub(super) fn finish(metrics: &Metrics, session: &Session, error: Option<&Error>
         .response_written()
         .filter(|response| !response.status.is_informational())
         .map_or(0, |response| response.status.as_u16());
+    quota::finish(&gateway.limits, ctx, error.is_none() && status != 0);
+    account::note(gateway, ctx, status);
     write_line(session, error, ctx, status);
-    count(metrics, error, ctx, status);
+    count(&gateway.metrics, error, ctx, status);
 }
 
 fn count(metrics: &Metrics, error: Option<&Error>, ctx: &Ctx, status: u16) {
@@ -128,10 +133,10 @@ fn write_line(session: &Session, error: Option<&Error>, ctx: &Ctx, status: u16) 
         bytes: session.body_bytes_sent(),
         tokens_in: counts.prompt,
         tokens_out: counts.completion,
-        auth_ms: ctx.timings.auth.map(ms),
-        queue_ms: ctx.timings.queue.map(ms),
-        first_byte_ms: ctx.timings.first_byte.map(ms),
-        total_ms: ms(ctx.start.elapsed()),
+        auth: ctx.timings.auth,
+        queue: ctx.timings.queue,
+        first_byte: ctx.timings.first_byte,
+        total: ctx.start.elapsed(),
         outcome: outcome(ctx, error),
         cause: cause.as_deref(),
     }

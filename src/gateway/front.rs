@@ -21,21 +21,21 @@ use pingora::proxy::HttpProxy;
 use pingora::server::ShutdownWatch;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::timeout;
 
 use super::Gateway;
-use super::ctx;
 use super::entrance::Entrance;
 use super::h2;
 use super::lint::{self, BadHead};
 use super::refusal::{LINGER, Refusal};
-use super::stage::{self, Stage, Step};
-use super::watchdog::Watched;
+use super::request_id::RequestId;
+use super::stage::Stage;
+use super::watchdog::{Deadline, Watchdog, Watched};
 use crate::client::ClientAddr;
 use crate::config::Limits;
 use crate::live::Live;
 use crate::route;
-use crate::telemetry::access_log::{AccessLine, ms};
+use crate::telemetry::access_log::AccessLine;
 use crate::telemetry::metrics::Metrics;
 
 /// How long a connection may idle between two requests.
@@ -78,11 +78,14 @@ impl Front {
 
     async fn serve(&self, stream: Stream, client: IpAddr, shutdown: &ShutdownWatch) {
         let mut idle = self.live.load().config.timeouts.header;
-        let mut next =
-            Some((Box::new(Watched::new(stream, Some(self.stage.clone()))) as Stream, None));
+        let watched = Watched::new(stream, Some(self.stage.clone()));
+        let watchdog = watched.watchdog();
+        let mut next = Some((Box::new(watched) as Stream, None));
         while let Some((mut stream, settings)) = next.take() {
             let arrival = Arrival { client, begun: Clock::now() };
-            let head = match self.read_head(&mut stream, idle).await {
+            let head = self.read_head(&mut stream, &watchdog, idle).await;
+            watchdog.rest();
+            let head = match head {
                 Ok(head) => head,
                 Err(Unfit::Closed) => return,
                 Err(Unfit::Refused(bytes, refusal)) => {
@@ -112,33 +115,40 @@ impl Front {
     }
 
     /// Reads until the end of a head; what came behind it comes along.
-    async fn read_head(&self, stream: &mut Stream, idle: Duration) -> Result<BytesMut, Unfit> {
+    async fn read_head(
+        &self,
+        stream: &mut Stream,
+        watchdog: &Watchdog,
+        idle: Duration,
+    ) -> Result<BytesMut, Unfit> {
         let mut bytes = BytesMut::with_capacity(2048);
-        let first = tokio::select! {
-            biased;
-            read = timeout(idle, read_some(stream, &mut bytes)) => read,
-            () = stage::reached(self.stage.clone(), Step::Closing) => return Err(Unfit::Closed),
-        };
-        if !matches!(first, Ok(Ok(1..))) {
+        watchdog.expect_request(idle);
+        if !matches!(read_some(stream, &mut bytes).await, Ok(1..)) {
             return Err(Unfit::Closed);
         }
-        let config = Arc::clone(&self.live.load().config);
-        let deadline = Instant::now() + config.timeouts.header;
+        watchdog.rest();
+        let generation = self.live.load();
+        let config = &generation.config;
+        if let Some(end) = end_of_head(&mut bytes) {
+            return judge(bytes, end, &config.limits);
+        }
+        let (limits, time) = (config.limits.clone(), config.timeouts.header);
+        drop(generation);
+        watchdog.allow(time);
         loop {
-            skip_empty_lines(&mut bytes);
-            if let Some(end) = memchr::memmem::find(&bytes, END_OF_HEAD) {
-                return judge(bytes, end + END_OF_HEAD.len(), &config.limits);
-            }
-            if bytes.len() > config.limits.headers {
+            if bytes.len() > limits.headers {
                 return Err(Unfit::Refused(bytes, head_too_large()));
             }
-            match timeout_at(deadline, read_some(stream, &mut bytes)).await {
-                Ok(Ok(1..)) => {}
-                Ok(_) => return Err(Unfit::Closed),
-                Err(_) => {
+            match read_some(stream, &mut bytes).await {
+                Ok(1..) => {}
+                Err(_) if watchdog.expired() == Some(Deadline::Phase) => {
                     let detail = "Request head was not received in time";
                     return Err(Unfit::Refused(bytes, Refusal::new(408, "head_timeout", detail)));
                 }
+                _ => return Err(Unfit::Closed),
+            }
+            if let Some(end) = end_of_head(&mut bytes) {
+                return judge(bytes, end, &limits);
             }
         }
     }
@@ -146,7 +156,7 @@ impl Front {
     /// Answers a request that is none.
     async fn refuse(&self, stream: &mut Stream, from: Arrival, head: &[u8], refusal: &Refusal) {
         let line = lint::glance(head);
-        let id = ctx::request_id(None);
+        let id = RequestId::new();
         let body = refusal.body(route::dialect_of(line.path));
         let written = match refusal.head(&id, body.len()) {
             Ok(head) if line.method == "HEAD" => write_raw(stream, &head, b"").await,
@@ -162,7 +172,7 @@ impl Front {
     /// Answers a connection that is one too many, and lets go of it at once: whoever floods must
     /// not hold more of them by being refused.
     async fn turn_away(&self, stream: &mut Stream, from: Arrival, refusal: &Refusal) {
-        let id = ctx::request_id(None);
+        let id = RequestId::new();
         let body = refusal.body(route::Dialect::Plain);
         if let Ok(head) = refusal.head(&id, body.len()) {
             let _ = timeout(Duration::from_millis(100), stream.write_all(&raw(&head, &body))).await;
@@ -195,7 +205,7 @@ impl ServerApp for Front {
         let arrival = Arrival { client: client.ip(), begun: Clock::now() };
         if let (Err(refusal), true) = (&admitted, self.entrance.is_tls()) {
             // a handshake costs more than the connection that there is no room for
-            let id = ctx::request_id(None);
+            let id = RequestId::new();
             let line = AccessLine { status: 0, ..arrival.line(&id, refusal) };
             line.write(config.log.access);
             return None;
@@ -241,10 +251,10 @@ impl Arrival {
             bytes: 0,
             tokens_in: None,
             tokens_out: None,
-            auth_ms: None,
-            queue_ms: None,
-            first_byte_ms: None,
-            total_ms: ms(self.begun.elapsed()),
+            auth: None,
+            queue: None,
+            first_byte: None,
+            total: self.begun.elapsed(),
             outcome: refusal.reason,
             cause: None,
         }
@@ -281,11 +291,15 @@ fn head_too_large() -> Refusal {
     Refusal::new(431, "head_too_large", "Request headers are too large")
 }
 
-/// Some clients send an empty line behind a body (RFC 9112, 2.2, asks to ignore it).
-fn skip_empty_lines(bytes: &mut BytesMut) {
+/// Where the head ends, if its end is there. Some clients send an empty line behind a body (RFC
+/// 9112, 2.2, asks to ignore it).
+fn end_of_head(bytes: &mut BytesMut) -> Option<usize> {
     while bytes.starts_with(b"\r\n") {
         let _ = bytes.split_to(2);
     }
+    // line by line: a search for four bytes costs more to prepare than a head has lines
+    let mut ends = memchr::memchr_iter(b'\n', bytes).map(|at| at + 1);
+    ends.find(|end| bytes.get(..*end).is_some_and(|head| head.ends_with(END_OF_HEAD)))
 }
 
 /// Writes an answer, then swallows for a while what the client still sends: see [`LINGER`].

@@ -1,10 +1,16 @@
 //! Which headers pass, in either direction: an allow-list out, a block-list back.
 
-use std::fmt::Write as _;
+use std::borrow::Cow;
 
-use http::HeaderName;
-use pingora::Result;
+use bytes::Bytes;
+use http::header::{
+    ACCEPT, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, TRANSFER_ENCODING,
+    USER_AGENT,
+};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::{ErrorType, OrErr, Result};
 
 use super::cors;
 use super::ctx::Ctx;
@@ -13,12 +19,22 @@ use crate::upstream::Instance;
 /// The client's headers that an instance sees. Credentials, cookies, `Origin` (which Ollama
 /// answers with an empty 403) and forwarding headers stay here.
 const TO_INSTANCE: [HeaderName; 5] = [
-    http::header::CONTENT_TYPE,
-    http::header::ACCEPT,
-    http::header::USER_AGENT,
+    CONTENT_TYPE,
+    ACCEPT,
+    USER_AGENT,
     HeaderName::from_static("anthropic-version"),
     HeaderName::from_static("openai-beta"),
 ];
+/// What tells where a body ends that passes through unread.
+const FRAMING: [HeaderName; 2] = [CONTENT_LENGTH, TRANSFER_ENCODING];
+/// Headers that an instance gets, so that their map never grows.
+const USUAL: usize = 12;
+
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const X_USHER_UPSTREAM: HeaderName = HeaderName::from_static("x-usher-upstream");
+const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+/// These three, six of limits, and what Pingora and CORS may add.
+const ADDED: usize = 14;
 
 /// Whether this header of an instance's is one that no client sees: who it is, where it would send
 /// the client, what it would store there, and whatever belongs to its own connection (RFC 9110,
@@ -46,45 +62,47 @@ fn stays_here(name: &HeaderName) -> bool {
 }
 
 /// What an instance's `Connection` cannot take from the client.
-const KEPT: [HeaderName; 3] =
-    [http::header::CONTENT_LENGTH, http::header::CONTENT_TYPE, http::header::TRANSFER_ENCODING];
+const KEPT: [HeaderName; 3] = [CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING];
 
-/// The request as the instance gets it, built anew from what may pass. `passing` is the client's
-/// without what belongs to its connection, as Pingora would have sent it.
-pub(super) fn to_instance(
-    client: &RequestHeader,
-    passing: &RequestHeader,
-    instance: &Instance,
-    ctx: &Ctx,
-) -> Result<RequestHeader> {
-    let path = ctx.upstream_path.as_bytes();
-    let mut out = RequestHeader::build_no_case(client.method.clone(), path, Some(12))?;
-    out.set_version(http::Version::HTTP_11);
-    out.insert_header("Host", &instance.authority)?;
-    for name in &TO_INSTANCE {
-        for value in passing.headers.get_all(name) {
-            out.append_header(name, value)?;
+/// Puts the request as the instance gets it in place of the client's: built anew from what may
+/// pass. Pingora copies this head for each attempt, so a credential is not even copied.
+pub(super) fn to_instance(head: &mut RequestHeader, instance: &Instance, ctx: &Ctx) -> Result<()> {
+    let (mut out, ()) = http::Request::new(()).into_parts();
+    out.method = head.method.clone();
+    out.uri = upstream_uri(ctx)?;
+    // what the client speaks decides how it is answered; Pingora sets what the instance speaks
+    out.version = head.version;
+    out.extensions = std::mem::take(head.extensions_mut());
+    out.headers.reserve(USUAL);
+    let framing: &[HeaderName] = if ctx.body.is_some() { &[] } else { &FRAMING };
+    for name in TO_INSTANCE.iter().chain(framing) {
+        for value in head.headers.get_all(name) {
+            out.headers.append(name, value.clone());
         }
     }
-    out.insert_header("X-Request-Id", &ctx.request_id)?;
-    if let Some(key) = &instance.config.api_key {
-        out.insert_header("Authorization", format!("Bearer {}", key.expose()))?;
+    for name in nominated(&head.headers) {
+        out.headers.remove(name);
     }
-    match &ctx.body {
-        Some(body) => out.insert_header("Content-Length", body.len())?,
-        None => copy_framing(passing, &mut out)?,
+    out.headers.insert(HOST, instance.headers.host.clone());
+    out.headers.insert(X_REQUEST_ID, ctx.request_id.value().clone());
+    if let Some(key) = &instance.headers.authorization {
+        out.headers.insert(AUTHORIZATION, key.clone());
     }
-    Ok(out)
+    if let Some(body) = &ctx.body {
+        out.headers.insert(CONTENT_LENGTH, body.len().into());
+    }
+    *head = out.into();
+    Ok(())
 }
 
-/// A body that passes through unread keeps the framing that Pingora chose for it.
-fn copy_framing(framing: &RequestHeader, out: &mut RequestHeader) -> Result<()> {
-    for name in [http::header::CONTENT_LENGTH, http::header::TRANSFER_ENCODING] {
-        if let Some(value) = framing.headers.get(&name) {
-            out.insert_header(name, value)?;
-        }
-    }
-    Ok(())
+/// The table's own path.
+fn upstream_uri(ctx: &Ctx) -> Result<Uri> {
+    let path = match &ctx.upstream_path {
+        Cow::Borrowed(path) => Bytes::from_static(path.as_bytes()),
+        Cow::Owned(path) => Bytes::copy_from_slice(path.as_bytes()),
+    };
+    let path = PathAndQuery::from_maybe_shared(path);
+    Ok(path.or_err(ErrorType::InternalError, "a path of the table")?.into())
 }
 
 /// Takes away what the client must not see, and adds what it may like to know.
@@ -93,37 +111,57 @@ pub(super) fn to_client(
     instance: &Instance,
     ctx: &Ctx,
 ) -> Result<()> {
+    let reason = response.get_reason_phrase();
+    let own_reason = reason.filter(|it| Some(*it) != response.status.canonical_reason());
+    let own_reason = own_reason.map(str::to_owned);
+    let (nothing, ()) = http::Response::new(()).into_parts();
+    let mut parts = http::response::Parts::from(std::mem::replace(response, nothing.into()));
+    let headers = &mut parts.headers;
+    headers.reserve(ADDED);
     // an answer has a handful of headers: looking at each is cheaper than looking up all names
-    let hidden = response.headers.keys().filter(|name| stays_here(name)).cloned();
-    let hidden: Vec<HeaderName> = hidden.chain(nominated(response)).collect();
+    let hidden = headers.keys().filter(|name| stays_here(name)).cloned();
+    let hidden: Vec<HeaderName> = hidden.chain(nominated(headers)).collect();
     for name in &hidden {
-        response.remove_header(name);
+        headers.remove(name);
     }
-    response.insert_header("X-Request-Id", &ctx.request_id)?;
-    response.insert_header("X-Usher-Upstream", &instance.config.name)?;
-    response.insert_header("Server-Timing", server_timing(ctx))?;
+    headers.insert(X_REQUEST_ID, ctx.request_id.value().clone());
+    headers.insert(X_USHER_UPSTREAM, instance.headers.name.clone());
+    headers.insert(SERVER_TIMING, server_timing(ctx));
+    headers.extend(ctx.quota.headers());
+    *response = parts.into();
+    if own_reason.is_some() {
+        response.set_reason_phrase(own_reason.as_deref())?;
+    }
     cors::grant(response, ctx)
 }
 
-/// What the instance calls its connection's own in `Connection`.
-fn nominated(response: &ResponseHeader) -> impl Iterator<Item = HeaderName> {
-    let values = response.headers.get_all(http::header::CONNECTION).into_iter();
+/// What one side calls its connection's own in `Connection`.
+fn nominated(headers: &HeaderMap) -> impl Iterator<Item = HeaderName> {
+    let values = headers.get_all(CONNECTION).into_iter();
+    // by far the most usual values, and no names of headers
+    let values = values.filter(|value| **value != "keep-alive" && **value != "close");
     let names = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
     let names = names.filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok());
     names.filter(|name| !KEPT.contains(name))
 }
 
 /// `auth`, `queue` and `upstream`, in milliseconds (W3C Server Timing).
-fn server_timing(ctx: &Ctx) -> String {
+fn server_timing(ctx: &Ctx) -> HeaderValue {
     let auth = ctx.timings.auth.unwrap_or_default();
     let queue = ctx.timings.queue.unwrap_or_default();
     let first_byte = ctx.timings.first_byte.unwrap_or_default();
     let upstream = first_byte.saturating_sub(auth + queue);
     let mut out = String::with_capacity(72);
-    for (name, took) in [("auth", auth), (", queue", queue), (", upstream", upstream)] {
-        // whole microseconds: printing a fraction costs more than everything else here
+    let mut digits = itoa::Buffer::new();
+    for (name, took) in
+        [("auth;dur=", auth), (", queue;dur=", queue), (", upstream;dur=", upstream)]
+    {
         let micros = took.as_micros();
-        let _ = write!(out, "{name};dur={}.{:03}", micros / 1000, micros % 1000);
+        out.push_str(name);
+        out.push_str(digits.format(micros as u64 / 1000));
+        out.push('.');
+        // a thousand more makes three digits, zeros in front included
+        out.extend(digits.format(micros as u64 % 1000 + 1000).chars().skip(1));
     }
-    out
+    HeaderValue::try_from(out).unwrap_or(HeaderValue::from_static("auth;dur=0"))
 }

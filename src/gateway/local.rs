@@ -10,6 +10,7 @@ use pingora::proxy::Session;
 use super::Gateway;
 use super::cors::{self, Preflight};
 use super::ctx::Ctx;
+use super::quota;
 use super::refusal::{self, Refusal};
 use crate::model::ModelName;
 use crate::route::Action;
@@ -92,7 +93,7 @@ fn compose(gateway: &Gateway, ctx: &Ctx, action: Action) -> Result<Answer, Refus
 /// Permits a page what its browser asks for; nobody has to say who they are for that.
 pub(super) async fn permit(session: &mut Session, ctx: &Ctx, preflight: &Preflight) -> Result<()> {
     let mut head = ResponseHeader::build(204, Some(8))?;
-    head.insert_header("X-Request-Id", &ctx.request_id)?;
+    head.insert_header("X-Request-Id", ctx.request_id.value())?;
     cors::grant(&mut head, ctx)?;
     preflight.grant(&mut head)?;
     session.write_response_header(Box::new(head), true).await?;
@@ -122,7 +123,8 @@ pub(super) async fn write(
         head.insert_header(name, value)?;
     }
     head.insert_header("Content-Length", body.len())?;
-    head.insert_header("X-Request-Id", &ctx.request_id)?;
+    head.insert_header("X-Request-Id", ctx.request_id.value())?;
+    quota::tell(&mut head, ctx)?;
     cors::grant(&mut head, ctx)?;
     let bodiless = session.req_header().method == http::Method::HEAD;
     session.write_response_header(Box::new(head), bodiless).await?;

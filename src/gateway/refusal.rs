@@ -14,9 +14,12 @@ use serde::Serialize;
 
 use super::cors;
 use super::ctx::Ctx;
+use super::quota;
+use super::request_id::RequestId;
 use crate::admin::Fault;
 use crate::auth::{AuthError, TokenFault};
 use crate::config::Rate;
+use crate::limit::What;
 use crate::payload::BadPayload;
 use crate::policy::Denied;
 use crate::route::{Dialect, NoRoute};
@@ -46,6 +49,7 @@ struct Extra {
     retry_after: Option<u64>,
     allow: Option<&'static str>,
     challenge: bool,
+    hopeless: bool,
     code: Option<&'static str>,
 }
 
@@ -112,6 +116,16 @@ impl Refusal {
         no
     }
 
+    /// A limit is reached. People read which rate it is, programs when to come again, and whether
+    /// that is so far away that they should not wait.
+    pub(super) fn limited(what: What, rate: Rate, wait: Duration, hopeless: bool) -> Self {
+        let mut no = Self::new(429, what.word(), format!("Rate limit exceeded. Limit: {rate}"));
+        no.extra.retry_after = Some(wait.as_secs() + u64::from(wait.subsec_nanos() > 0));
+        no.extra.hopeless = hopeless;
+        no.extra.code = Some("rate_limit_exceeded");
+        no
+    }
+
     /// The instance failed before its response head. Names the instance, never its address.
     pub(super) fn bad_gateway(instance: &str, what: &str) -> Self {
         Self::new(502, "upstream_failed", format!("Upstream '{instance}' {what}"))
@@ -162,6 +176,7 @@ impl Refusal {
             "body_timeout" | "body_too_large" => "body",
             "connections" => "connections",
             "connections_per_ip" => "connections_per_ip",
+            word @ ("requests" | "reads" | "tokens") => word,
             "head_timeout" | "head_too_large" => "headers",
             "queue_full" => "queue",
             "queue_timeout" => "max_queue_wait",
@@ -171,11 +186,15 @@ impl Refusal {
     }
 
     /// The response head for a body of this length.
-    pub(super) fn head(&self, request_id: &str, length: usize) -> Result<Box<ResponseHeader>> {
+    pub(super) fn head(
+        &self,
+        request_id: &RequestId,
+        length: usize,
+    ) -> Result<Box<ResponseHeader>> {
         let mut head = ResponseHeader::build(self.status, Some(8))?;
         head.insert_header("Content-Type", "application/json")?;
         head.insert_header("Content-Length", length)?;
-        head.insert_header("X-Request-Id", request_id)?;
+        head.insert_header("X-Request-Id", request_id.value())?;
         // some of these statuses may be cached unless told otherwise (RFC 9110, 15.1)
         head.insert_header("Cache-Control", "no-store")?;
         if self.extra.challenge {
@@ -188,7 +207,7 @@ impl Refusal {
             head.insert_header("Retry-After", seconds)?;
         }
         // these never get better by trying again, and SDKs retry some of them unasked
-        if matches!(self.status, 401 | 403 | 413 | 415) {
+        if self.extra.hopeless || matches!(self.status, 401 | 403 | 413 | 415) {
             head.insert_header("x-should-retry", "false")?;
         }
         Ok(Box::new(head))
@@ -257,6 +276,7 @@ impl Refusal {
 pub(super) async fn write(session: &mut Session, refusal: &Refusal, ctx: &Ctx) -> Result<()> {
     let body = refusal.body(ctx.dialect);
     let mut head = refusal.head(&ctx.request_id, body.len())?;
+    quota::tell(&mut head, ctx)?;
     cors::grant(&mut head, ctx)?;
     let bodiless = session.req_header().method == http::Method::HEAD;
     session.write_response_header(head, bodiless).await?;

@@ -13,12 +13,15 @@ use super::admit::{self, Stop};
 use super::body;
 use super::ctx::{Ctx, Target};
 use super::h2;
+use super::headers;
+use super::quota;
 use super::refusal::{self, Refusal};
 use super::watchdog::Deadline;
+use crate::limit::Limits;
 use crate::route::{Action, StreamFormat};
 use crate::scheduler::{Outcome, Refused, Surface, Wish};
 use crate::telemetry::metrics::Metrics;
-use crate::upstream::Instance;
+use crate::upstream::{Instance, peer};
 use crate::usage::{Format, Meter};
 
 /// Instances that a request tries after the first, while connections fail.
@@ -59,12 +62,15 @@ pub(super) async fn choose(
             }
         });
     }
-    let instance = ctx.upstream.as_ref().ok_or_else(no_target)?;
-    Ok(Box::new(instance.peer()))
+    let instance = ctx.upstream.as_deref().ok_or_else(no_target)?;
+    headers::to_instance(session.req_header_mut(), instance, ctx)?;
+    let peer = instance.peer();
+    let watched = ctx.watchdog.is_some() && !is_managed(ctx);
+    Ok(Box::new(if watched { peer::watched(peer) } else { peer }))
 }
 
 /// A request that was admitted has a target.
-pub(super) fn no_target() -> Box<Error> {
+fn no_target() -> Box<Error> {
     Error::explain(ErrorType::InternalError, "no target")
 }
 
@@ -119,6 +125,7 @@ pub(super) fn not_connected(ctx: &mut Ctx, mut error: Box<Error>) -> Box<Error> 
 pub(super) fn connected(metrics: &Metrics, ctx: &mut Ctx) {
     if let Some(model) = ctx.seat().and_then(|seat| seat.loads().cloned()) {
         metrics.cold_load(ctx.instance_name(), &model);
+        ctx.cold = true;
     }
     ctx.attempts.sent_at = Some(Instant::now());
     if let Some(watchdog) = &ctx.watchdog
@@ -199,7 +206,8 @@ fn has_begun(session: &Session) -> bool {
 }
 
 fn begin_meter(response: &ResponseHeader, ctx: &mut Ctx) {
-    if !response.status.is_success() {
+    ctx.served = response.status.is_success();
+    if !ctx.served {
         return;
     }
     let content_type = response.headers.get(http::header::CONTENT_TYPE);
@@ -224,6 +232,7 @@ fn begin_meter(response: &ResponseHeader, ctx: &mut Ctx) {
 
 /// A chunk on its way to the client.
 pub(super) fn passing(
+    limits: &Limits,
     session: &Session,
     body: &mut Option<Bytes>,
     end_of_stream: bool,
@@ -254,7 +263,10 @@ pub(super) fn passing(
     }
     if end_of_stream {
         ctx.complete = true;
+        ctx.timings.last_byte = Some(ctx.start.elapsed());
         ctx.target = None;
+        // before the client has the end: who asks again at once finds it settled
+        quota::settle(limits, ctx);
         // an error in the stream is visible as it is; an end that is none would not be
         if ctx.ended_early() && !ctx.meter.as_ref().is_some_and(|meter| meter.counts().errored) {
             ctx.refusal = Some(Refusal::broken(ctx.instance_name()));
@@ -318,6 +330,9 @@ pub(super) async fn give_up(session: &mut Session, error: &Error, ctx: &mut Ctx)
     }
     let refusal = ctx.refusal.take().unwrap_or_else(|| explain(error, ctx, expired));
     // a client that is already gone cannot be told, and that is no further error
+    if !has_begun(session) {
+        ctx.quota.give_back();
+    }
     let _ = match has_begun(session) {
         true => end_visibly(session, &refusal, ctx).await,
         false => refusal::write(session, &refusal, ctx).await,

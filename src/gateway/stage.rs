@@ -40,9 +40,9 @@ impl Stage {
     }
 }
 
-/// Resolves when this step is reached; never if nobody moves the stage any more.
-pub(super) async fn reached(mut stage: watch::Receiver<Stage>, step: Step) {
-    if stage.wait_for(|now| now.step >= step).await.is_err() {
+/// Resolves when the stage moves on from what it is now; never if nobody moves it any more.
+pub(super) async fn moved(mut stage: watch::Receiver<Stage>) {
+    if stage.changed().await.is_err() {
         std::future::pending::<()>().await;
     }
 }

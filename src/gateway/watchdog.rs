@@ -11,8 +11,8 @@ use std::fmt;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -34,6 +34,8 @@ pub(super) struct Watchdog {
     /// Milliseconds after `base`; `NEVER` when no deadline is set.
     phase: AtomicU64,
     total: AtomicU64,
+    /// No request is under way, so that the connection may go as soon as the process wants to.
+    between: AtomicBool,
     expired: AtomicU8,
 }
 
@@ -56,6 +58,7 @@ impl Watchdog {
             base: Instant::now(),
             phase: AtomicU64::new(NEVER),
             total: AtomicU64::new(NEVER),
+            between: AtomicBool::new(false),
             expired: AtomicU8::new(0),
         }
     }
@@ -69,6 +72,12 @@ impl Watchdog {
         Some(watched.watchdog())
     }
 
+    /// A request may take this long to come, unless the process ends earlier.
+    pub(super) fn expect_request(&self, limit: Duration) {
+        self.allow(limit);
+        self.between.store(true, Ordering::Relaxed);
+    }
+
     /// The step that begins now may take this long.
     pub(super) fn allow(&self, limit: Duration) {
         self.phase.store(self.after(limit), Ordering::Relaxed);
@@ -79,8 +88,9 @@ impl Watchdog {
         self.total.store(self.after(limit), Ordering::Relaxed);
     }
 
-    /// No deadline until the next request.
+    /// No deadline until the next one is set.
     pub(super) fn rest(&self) {
+        self.between.store(false, Ordering::Relaxed);
         self.phase.store(NEVER, Ordering::Relaxed);
         self.total.store(NEVER, Ordering::Relaxed);
     }
@@ -106,6 +116,11 @@ impl Watchdog {
         self.rest();
     }
 
+    /// The step of the process that ends what is under way here.
+    fn last_step(&self) -> Step {
+        if self.between.load(Ordering::Relaxed) { Step::Closing } else { Step::Cut }
+    }
+
     fn after(&self, limit: Duration) -> u64 {
         let due = self.base.elapsed().saturating_add(limit).as_millis();
         u64::try_from(due).unwrap_or(NEVER)
@@ -117,21 +132,11 @@ impl Watchdog {
     }
 }
 
-/// A watchdog and the timer that wakes it.
+/// A watchdog and what wakes it.
 pub(super) struct Alarm {
     watchdog: Arc<Watchdog>,
     timer: Option<Pin<Box<Sleep>>>,
-    cut: Cut,
-}
-
-/// Whether the process has time for anybody.
-enum Cut {
-    /// It has none, so that nothing is waited for any more.
-    Done,
-    /// This is not asked.
-    Never,
-    /// It has until this resolves.
-    Waiting(Pin<Box<dyn Future<Output = ()> + Send + Sync>>),
+    end: Option<End>,
 }
 
 impl fmt::Debug for Alarm {
@@ -143,9 +148,7 @@ impl fmt::Debug for Alarm {
 impl Alarm {
     /// One without a deadline but for the end of the process, as far as `stage` tells of it.
     pub(super) fn new(stage: Option<watch::Receiver<Stage>>) -> Self {
-        let waiting = |stage| Cut::Waiting(Box::pin(stage::reached(stage, Step::Cut)));
-        let cut = stage.map_or(Cut::Never, waiting);
-        Self { watchdog: Arc::new(Watchdog::new()), timer: None, cut }
+        Self { watchdog: Arc::new(Watchdog::new()), timer: None, end: stage.map(End::new) }
     }
 
     /// What sets its deadline.
@@ -156,12 +159,8 @@ impl Alarm {
     /// Ready once the deadline has passed, which then is over. Moves only when a timer fires, so
     /// that a busy stream pays a store for each chunk, not a timer.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if let Cut::Waiting(cut) = &mut self.cut
-            && cut.as_mut().poll(cx).is_ready()
-        {
-            self.cut = Cut::Done;
-        }
-        if let Cut::Done = self.cut {
+        let last = self.watchdog.last_step();
+        if self.end.as_mut().is_some_and(|end| end.has_come(last, cx)) {
             self.watchdog.cut();
             return Poll::Ready(());
         }
@@ -178,6 +177,41 @@ impl Alarm {
             timer.as_mut().reset(due);
         }
         Poll::Pending
+    }
+}
+
+/// The end of the process.
+struct End {
+    stage: watch::Receiver<Stage>,
+    /// Resolves when the stage moves.
+    moving: Pin<Box<dyn Future<Output = ()> + Send + Sync>>,
+    /// Who is woken then, and the step at which that was arranged.
+    arranged: Option<(Waker, Step)>,
+}
+
+impl End {
+    fn new(stage: watch::Receiver<Stage>) -> Self {
+        Self { moving: Box::pin(stage::moved(stage.clone())), stage, arranged: None }
+    }
+
+    /// Whether the process has come to this step, or further; if not, whoever asks is woken when
+    /// it goes on. Connections ask at every turn, so nothing is arranged twice.
+    fn has_come(&mut self, last: Step, cx: &mut Context<'_>) -> bool {
+        loop {
+            let step = self.stage.borrow().step;
+            if step >= last {
+                return true;
+            }
+            let arranged = self.arranged.as_ref();
+            if arranged.is_some_and(|(waker, at)| *at == step && waker.will_wake(cx.waker())) {
+                return false;
+            }
+            if self.moving.as_mut().poll(cx).is_pending() {
+                self.arranged = Some((cx.waker().clone(), step));
+                return false;
+            }
+            self.moving = Box::pin(stage::moved(self.stage.clone()));
+        }
     }
 }
 

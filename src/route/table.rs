@@ -37,6 +37,8 @@ pub(super) static TABLE: &[Route] = &[
     route("GET",       "/v1/models/{id}",          READ, OpenAi,    Model),
     route("POST",      "/v1/messages/count_tokens", READ, Anthropic, CountTokens),
 
+    route("GET",       "/auth/usage",              READ, Plain,     Account),
+
     route("GET, HEAD", "/",       Open, Plain, Banner),
     route("GET",       "/health", Open, Plain, Health),
     route("GET",       "/ready",  Open, Plain, Ready),
@@ -45,6 +47,7 @@ pub(super) static TABLE: &[Route] = &[
     route("POST", "/auth/logout", READ, Plain, Account),
     route("GET",  "/auth/me",     READ, Plain, Account),
 
+    route("GET",  "/admin/usage",                   ADMIN, Plain, Admin),
     route("GET",  "/admin/upstreams",               ADMIN, Plain, Admin),
     route("POST", "/admin/upstreams/{name}/drain",  ADMIN, Plain, Admin),
     route("POST", "/admin/upstreams/{name}/resume", ADMIN, Plain, Admin),

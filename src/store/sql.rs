@@ -10,6 +10,7 @@ mod keys;
 mod migrate;
 mod passwords;
 mod ssh_keys;
+mod usage;
 mod users;
 
 use std::time::Duration;

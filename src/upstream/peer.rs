@@ -32,11 +32,12 @@ pub fn prototype(
     let options = &mut peer.options;
     options.connection_timeout = Some(timeouts.connect);
     options.total_connection_timeout = Some(timeouts.connect * 2);
-    // the watchdog of each request keeps the first-byte and idle limits apart; this is its net
+    // for requests without a watchdog: see `watched`
     options.read_timeout = Some(timeouts.first_byte.max(timeouts.idle) + Duration::from_secs(5));
     options.write_timeout = Some(timeouts.body);
     options.idle_timeout = Some(POOL_IDLE);
-    options.http_upstream_request_policy = HttpUpstreamRequestPolicy::deny_upgrades();
+    // the head is built from an allow-list before Pingora sees it: nothing is left to take away
+    options.http_upstream_request_policy = HttpUpstreamRequestPolicy::preserve();
     Ok(peer)
 }
 
@@ -49,16 +50,32 @@ pub fn at(peer: &Peer, address: Option<&SocketAddr>) -> Peer {
     peer
 }
 
-/// An instance's address cannot be found.
+/// The same peer, for a request whose watchdog keeps its deadlines: each read with a time-out of
+/// its own would leave a timer behind until that has passed.
+#[must_use]
+pub fn watched(mut peer: Peer) -> Peer {
+    peer.options.read_timeout = None;
+    peer
+}
+
+/// An instance cannot be reached as it is configured.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot resolve {host}: {cause}")]
-pub struct PeerError {
-    host: String,
-    cause: String,
+pub enum PeerError {
+    /// Its address cannot be found.
+    #[error("cannot resolve {host}: {cause}")]
+    Address {
+        /// The name that was looked up.
+        host: String,
+        /// What the system says.
+        cause: String,
+    },
+    /// Its name, its host or its key is no value for a header.
+    #[error("upstream {0}: its name, host or key cannot be sent in a header")]
+    Header(String),
 }
 
 fn resolve(host: &str, port: u16) -> Result<SocketAddr, PeerError> {
-    let failed = |cause: String| PeerError { host: host.to_owned(), cause };
+    let failed = |cause: String| PeerError::Address { host: host.to_owned(), cause };
     let mut addresses =
         (host, port).to_socket_addrs().map_err(|error| failed(error.to_string()))?;
     addresses.next().ok_or_else(|| failed("it has no address".to_owned()))

@@ -6,28 +6,57 @@
 
 use memchr::memchr2;
 
-/// Members worth a name; all others are "".
-const NAMES: [&str; 16] = [
-    "usage",
-    "message",
-    "response",
-    "prompt_tokens",
-    "completion_tokens",
-    "input_tokens",
-    "output_tokens",
-    "prompt_eval_count",
-    "eval_count",
-    "load_duration",
-    "prompt_eval_duration",
-    "eval_duration",
-    "total_duration",
-    "done",
-    "type",
-    "error",
-];
+/// Members worth a name; all others are [`Name::Other`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Name {
+    Usage,
+    Message,
+    Response,
+    PromptTokens,
+    CompletionTokens,
+    InputTokens,
+    OutputTokens,
+    PromptEvalCount,
+    EvalCount,
+    LoadDuration,
+    PromptEvalDuration,
+    EvalDuration,
+    TotalDuration,
+    Done,
+    Type,
+    Error,
+    #[default]
+    Other,
+}
 
-/// Members worth opening.
-const OPENED: [&str; 3] = ["usage", "message", "response"];
+impl Name {
+    fn of(word: &[u8]) -> Self {
+        match word {
+            b"usage" => Self::Usage,
+            b"message" => Self::Message,
+            b"response" => Self::Response,
+            b"prompt_tokens" => Self::PromptTokens,
+            b"completion_tokens" => Self::CompletionTokens,
+            b"input_tokens" => Self::InputTokens,
+            b"output_tokens" => Self::OutputTokens,
+            b"prompt_eval_count" => Self::PromptEvalCount,
+            b"eval_count" => Self::EvalCount,
+            b"load_duration" => Self::LoadDuration,
+            b"prompt_eval_duration" => Self::PromptEvalDuration,
+            b"eval_duration" => Self::EvalDuration,
+            b"total_duration" => Self::TotalDuration,
+            b"done" => Self::Done,
+            b"type" => Self::Type,
+            b"error" => Self::Error,
+            _ => Self::Other,
+        }
+    }
+
+    /// Whether an object of this name is worth opening.
+    fn is_opened(self) -> bool {
+        matches!(self, Self::Usage | Self::Message | Self::Response)
+    }
+}
 
 /// Deepest path: `response.usage.input_tokens`.
 const DEPTH: usize = 3;
@@ -61,10 +90,11 @@ pub(super) struct Scan {
     at: At,
     /// Objects open, the root included.
     depth: usize,
-    /// The members that lead here; as long as `depth` once the innermost has been named.
-    path: Vec<&'static str>,
+    /// The members that lead here, `depth` of them once the innermost has been named.
+    path: [Name; DEPTH],
     /// The innermost object's member is named: its value is next or has passed.
     named: bool,
+    /// What came of a word whose end is in the next piece.
     word: Vec<u8>,
     closed: bool,
 }
@@ -100,20 +130,27 @@ impl Scan {
     pub(super) fn reset(&mut self) {
         self.at = At::Between;
         self.depth = 0;
-        self.path.clear();
         self.named = false;
         self.closed = false;
     }
 
     /// Reads the next piece and shows each member of interest with its path.
-    pub(super) fn push(&mut self, piece: &[u8], show: &mut impl FnMut(&[&str], &Value<'_>)) {
+    pub(super) fn push(&mut self, piece: &[u8], show: &mut impl FnMut(&[Name], &Value<'_>)) {
         let mut rest = piece;
         while let Some((&byte, behind)) = rest.split_first() {
             rest = match self.at {
-                At::Between => {
-                    self.begin(byte, show);
-                    behind
-                }
+                At::Between => match byte {
+                    b'"' => self.text(false, behind, show),
+                    b',' | b':' | b' ' | b'\t' | b'\r' | b'\n' | b']' => {
+                        self.named &= byte != b',';
+                        behind
+                    }
+                    b'{' | b'[' | b'}' => {
+                        self.bracket(byte, show);
+                        behind
+                    }
+                    _ => self.bare(rest, show),
+                },
                 At::Text { escaped } => self.text(escaped, rest, show),
                 At::Bare => self.bare(rest, show),
                 At::Skipped { nest, string: true, escaped } => {
@@ -124,106 +161,114 @@ impl Scan {
         }
     }
 
-    fn begin(&mut self, byte: u8, show: &mut impl FnMut(&[&str], &Value<'_>)) {
-        match byte {
-            b'"' => {
-                self.word.clear();
-                self.at = At::Text { escaped: false };
-            }
-            b'{' | b'[' => {
-                self.show(show, &Value::Opening);
-                if byte == b'{' && self.opens() {
-                    self.depth += 1;
-                    self.named = false;
-                } else {
-                    self.at = At::Skipped { nest: 1, string: false, escaped: false };
-                }
-            }
-            b'}' if self.depth > 0 => {
-                self.depth -= 1;
-                self.path.truncate(self.depth);
+    fn bracket(&mut self, byte: u8, show: &mut impl FnMut(&[Name], &Value<'_>)) {
+        if byte == b'}' {
+            if let Some(depth) = self.depth.checked_sub(1) {
+                self.depth = depth;
                 self.named = true;
-                self.closed |= self.depth == 0;
+                self.closed |= depth == 0;
             }
-            b',' => self.named = false,
-            b':' | b' ' | b'\t' | b'\r' | b'\n' | b'}' | b']' => {}
-            _ => {
-                self.word.clear();
-                self.word.push(byte);
-                self.at = At::Bare;
-            }
+            return;
+        }
+        self.show(show, &Value::Opening);
+        if byte == b'{' && self.opens() {
+            self.depth += 1;
+            self.named = false;
+        } else {
+            self.at = At::Skipped { nest: 1, string: false, escaped: false };
         }
     }
 
     /// Whether an object that begins here is worth looking into.
     fn opens(&self) -> bool {
-        let member = self.path.last().filter(|_| self.named);
         match self.depth {
             0 => !self.closed,
-            depth => depth < DEPTH && member.is_some_and(|member| OPENED.contains(member)),
+            depth => depth < DEPTH && self.named && self.member().is_opened(),
         }
     }
 
+    /// The innermost member that was named.
+    fn member(&self) -> Name {
+        let innermost = self.depth.checked_sub(1).and_then(|last| self.path.get(last));
+        innermost.copied().unwrap_or_default()
+    }
+
+    /// The rest of a string, or of what a piece has of it.
     fn text<'p>(
         &mut self,
         escaped: bool,
         piece: &'p [u8],
-        show: &mut impl FnMut(&[&str], &Value<'_>),
+        show: &mut impl FnMut(&[Name], &Value<'_>),
     ) -> &'p [u8] {
         let (inside, end) = string_part(escaped, piece);
-        let (word, behind) = piece.split_at_checked(inside).unwrap_or_default();
-        self.keep(word);
+        let (part, behind) = piece.split_at_checked(inside).unwrap_or_default();
         match end {
-            End::Piece { escaped } => self.at = At::Text { escaped },
+            End::Piece { escaped } => {
+                self.at = At::Text { escaped };
+                self.keep(part);
+            }
             End::String => {
                 self.at = At::Between;
-                self.text_ends(show);
+                let part = part.strip_suffix(b"\"").unwrap_or(part);
+                self.end(part, show, Self::text_ends);
             }
         }
         behind
     }
 
-    fn text_ends(&mut self, show: &mut impl FnMut(&[&str], &Value<'_>)) {
-        self.word.pop(); // the quote
-        if self.depth == 0 {
-            return;
-        }
+    fn text_ends(&mut self, word: &[u8], show: &mut impl FnMut(&[Name], &Value<'_>)) {
         if self.named {
-            self.show(show, &Value::Text(&self.word));
-            return;
+            self.show(show, &Value::Text(cut(word)));
+        } else if let Some(place) = self.depth.checked_sub(1).and_then(|i| self.path.get_mut(i)) {
+            *place = Name::of(word);
+            self.named = true;
         }
-        let known = NAMES.iter().find(|name| name.as_bytes() == self.word);
-        self.path.truncate(self.depth - 1);
-        self.path.push(known.copied().unwrap_or_default());
-        self.named = true;
     }
 
     fn bare<'p>(
         &mut self,
         piece: &'p [u8],
-        show: &mut impl FnMut(&[&str], &Value<'_>),
+        show: &mut impl FnMut(&[Name], &Value<'_>),
     ) -> &'p [u8] {
         let ends = |byte: &u8| matches!(byte, b',' | b'}' | b']' | b' ' | b'\t' | b'\r' | b'\n');
         let inside = piece.iter().position(ends).unwrap_or(piece.len());
-        let (word, behind) = piece.split_at_checked(inside).unwrap_or_default();
-        self.keep(word);
-        if !behind.is_empty() {
+        let (part, behind) = piece.split_at_checked(inside).unwrap_or_default();
+        if behind.is_empty() {
+            self.at = At::Bare;
+            self.keep(part);
+        } else {
             self.at = At::Between;
-            self.show(show, &Value::Bare(&self.word));
+            self.end(part, show, |scan, word, show| scan.show(show, &Value::Bare(cut(word))));
         }
         behind
     }
 
-    /// Keeps of a longer word one byte too many (and its quote), so that it equals no shorter one.
+    /// Keeps what the next piece may complete; of a longer word no more than tells it from others.
     fn keep(&mut self, part: &[u8]) {
-        let room = (WORD + 2).saturating_sub(self.word.len());
+        let room = (WORD + 1).saturating_sub(self.word.len());
         self.word.extend_from_slice(part.get(..room).unwrap_or(part));
     }
 
-    fn show(&self, show: &mut impl FnMut(&[&str], &Value<'_>), value: &Value<'_>) {
-        let wanted = self.path.last().is_some_and(|member| !member.is_empty());
-        if self.named && self.depth > 0 && wanted {
-            show(&self.path, value);
+    /// A word has ended, with what was kept of it before `part`.
+    fn end<S: FnMut(&[Name], &Value<'_>)>(
+        &mut self,
+        part: &[u8],
+        show: &mut S,
+        ends: impl FnOnce(&mut Self, &[u8], &mut S),
+    ) {
+        if self.word.is_empty() {
+            return ends(self, part, show);
+        }
+        self.keep(part);
+        let word = std::mem::take(&mut self.word);
+        ends(self, &word, show);
+        self.word = word;
+        self.word.clear();
+    }
+
+    fn show(&self, show: &mut impl FnMut(&[Name], &Value<'_>), value: &Value<'_>) {
+        if self.named && self.member() != Name::Other {
+            show(self.path.get(..self.depth).unwrap_or_default(), value);
         }
     }
 
@@ -256,6 +301,11 @@ impl Scan {
         self.at = At::Skipped { nest, string: false, escaped: false };
         &[]
     }
+}
+
+/// Of a longer word one byte too many, so that it equals no shorter one.
+fn cut(word: &[u8]) -> &[u8] {
+    word.get(..=WORD).unwrap_or(word)
 }
 
 /// How a string's part in a piece ended.

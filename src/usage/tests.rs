@@ -2,6 +2,8 @@ use proptest::{collection::vec, prelude::*};
 
 use super::*;
 
+mod whole;
+
 /// Runs a stream through a meter, cut at the given places.
 fn pass(format: Format, strip: bool, stream: &[u8], cuts: &[usize]) -> (Vec<u8>, Counts) {
     let mut meter = Meter::new(format, strip);
@@ -52,6 +54,27 @@ fn ollamas_last_line_is_read() {
     assert_eq!(counts(Format::Ndjson, NDJSON), expected);
     assert_eq!(counts(Format::Ndjson, NDJSON.trim_end()), expected);
     assert_eq!(counts(Format::Ndjson, &NDJSON.replace(':', ": ").replace('\n', "\r\n")), expected);
+}
+
+#[test]
+fn pieces_of_a_stream_are_counted_as_they_pass() {
+    let line = "{\"response\":\"a\",\"done\":false}\n";
+    let event = "data: {\"choices\":[]}\n\n";
+    let named = "event: content_block_delta\ndata: {}\n\n";
+    for (format, piece, expected) in [
+        (Format::Ndjson, line, 5),
+        (Format::SseOpenAi, event, 5),
+        (Format::SseAnthropic, named, 5),
+        (Format::SseResponses, named, 5),
+        (Format::OllamaJson, line, 0),
+    ] {
+        let mut meter = Meter::new(format, false);
+        for byte in piece.repeat(5).bytes() {
+            let passed = meter.push(Bytes::copy_from_slice(&[byte]));
+            assert_eq!(*passed, [byte]);
+        }
+        assert_eq!(meter.pieces(), expected, "{format:?}");
+    }
 }
 
 #[test]

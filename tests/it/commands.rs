@@ -327,14 +327,6 @@ fn what_cannot_be_done_is_one_line_and_exit_code_1() {
             "keys create --user admin --name x --tier gold",
             "there is no tier 'gold': the configuration has admin, free, premium",
         ),
-        (
-            "keys create --user admin --name x --requests 500/h",
-            "--requests does nothing yet: this version has no quotas; leave it out",
-        ),
-        (
-            "keys create --user admin --name x --tokens 1M/d",
-            "--tokens does nothing yet: this version has no quotas; leave it out",
-        ),
         ("keys list --user bob", "there is no user 'bob'"),
         ("keys show 99", "there is no key 99"),
         ("keys revoke 99", "there is no key 99"),

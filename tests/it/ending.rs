@@ -26,7 +26,7 @@ fn paced(rate: &str) -> Sim {
 }
 
 fn before(sim: &Sim) -> Builder {
-    let wide = "tiers: { wide: { concurrency: 1000 } }";
+    let wide = "tiers: { wide: { concurrency: 1000, requests: null, reads: null } }";
     gateway().upstream_with("gpu0", &sim.url(), "slots: 4").config(wide).user("ann", "wide")
 }
 
@@ -304,6 +304,21 @@ fn an_upgrade_that_fails_leaves_everything_as_it_was() {
         assert!(is_whole(&ask(&gateway, "/api/chat", 2).send()));
     }
     assert!(!logged(&gateway, "serves from now on"));
+}
+
+#[test]
+fn an_upgrade_loses_no_usage() {
+    let sim = paced("50");
+    let gateway = before(&sim).start();
+    let successors = Successors(&gateway);
+    let first = gateway.pid().to_string();
+    assert_eq!(ask(&gateway, "/api/chat", 2).send().status, 200);
+    gateway.signal("USR2");
+    eventually("a successor serves", || successors.all().len() == 1);
+    assert_eq!(ask(&gateway, "/api/chat", 2).send().status, 200);
+    eventually("the first process has ended", || is_zombie(&first));
+    let written = || gateway.home().usher_json(&["usage"])["data"][0]["requests"].clone();
+    eventually("the requests of both are written down", || written() == 2);
 }
 
 #[test]

@@ -11,6 +11,7 @@ use source::{Source, files, root, sources};
 const ARROWS: &[(&str, &[&str])] = &[
     ("client", &["config"]),
     ("config", &[]),
+    ("limit", &["auth", "config", "model"]),
     ("model", &[]),
     ("payload", &["model", "route"]),
     ("policy", &["auth", "config", "model", "route"]),
@@ -35,8 +36,16 @@ fn only_store_names_sqlx_or_redis() {
 
 #[test]
 fn judging_is_synchronous_without_io_clock_or_randomness() {
-    let pure =
-        ["policy", "route", "client", "model", "payload", "scheduler/core", "scheduler/placement"];
+    let pure = [
+        "policy",
+        "route",
+        "client",
+        "model",
+        "payload",
+        "limit/quota",
+        "scheduler/core",
+        "scheduler/placement",
+    ];
     let impure = [
         "async fn",
         "async move",

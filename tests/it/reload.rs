@@ -10,7 +10,7 @@ use super::support::gateway::{Gateway, gateway};
 use super::support::sim::{Sim, sim};
 use super::support::{chat, eventually};
 
-const TIERS: &str = "tiers: { wide: { concurrency: 1000 } }";
+const TIERS: &str = "tiers: { wide: { concurrency: 1000, requests: null, reads: null } }";
 
 /// A stand-in that loads at once and writes 50 tokens a second to each request.
 fn paced(slots: &str) -> Sim {

@@ -153,6 +153,33 @@ fn a_forbidden_route_reads_well_in_the_ollama_sdk() {
 }
 
 #[test]
+fn a_limit_reads_well_in_every_sdk_and_is_not_tried_again_when_that_is_pointless() {
+    let sim = sim().args(&["--speed", "20"]).start();
+    let gateway = gateway()
+        .upstream("only", &sim.url())
+        .config("tiers: { free: { requests: 1/h } }")
+        .user("ann", "free")
+        .start();
+    let walk = |sdk: &str, step: &str| {
+        run(sdk, &gateway.url(), gateway.key("ann"), &[step])["steps"][step].take()
+    };
+    assert!(is_text(&walk(OPENAI, "chat")["choices"][0]["message"]["content"]));
+    for (sdk, step, class) in [
+        (OLLAMA, "chat", "ResponseError"),
+        (OPENAI, "patient", "RateLimitError"),
+        (ANTHROPIC, "patient", "RateLimitError"),
+    ] {
+        expect(&walk(sdk, step), class, 429, "Rate limit exceeded. Limit: 1/hour");
+    }
+    let last = gateway.get("/health").header("X-Request-Id", "last").send();
+    assert_eq!(last.status, 200);
+    gateway.access_line("last");
+    let lines = gateway.access_lines();
+    let refused = lines.iter().filter(|line| line["status"] == 429);
+    assert_eq!(refused.count(), 3, "each asked once: {lines:?}");
+}
+
+#[test]
 fn an_sdk_that_hangs_up_frees_the_instance() {
     for sdk in [OLLAMA, OPENAI, ANTHROPIC] {
         let house = House::open();

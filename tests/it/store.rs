@@ -1,6 +1,7 @@
 //! The store's contract, kept alike by SQLite and PostgreSQL.
 #![allow(clippy::cognitive_complexity, reason = "each awaited assertion counts, in a row or not")]
 
+mod books;
 mod place;
 mod postgres_alone;
 mod sqlite_alone;
@@ -14,6 +15,10 @@ use usher::store::{
     Actor, Fingerprint, KeyFilter, KeyLimits, KeySpec, KeyState, NewUser, StoreError,
 };
 
+use books::{
+    many_who_add_at_once_lose_nothing, the_last_use_of_a_key_never_goes_back,
+    usage_adds_up_and_is_summed_in_four_ways, users_see_the_newest_fifty_of_their_own_hours,
+};
 use place::{CLI, Place, hash, holder, key, spec, user};
 
 /// Each test twice, on either database.
@@ -54,6 +59,10 @@ on_both! {
     every_change_leaves_one_audit_row_without_secrets
     many_writers_at_once_all_succeed_and_the_revision_counts_them
     readers_see_whole_changes_while_others_write
+    usage_adds_up_and_is_summed_in_four_ways
+    users_see_the_newest_fifty_of_their_own_hours
+    many_who_add_at_once_lose_nothing
+    the_last_use_of_a_key_never_goes_back
 }
 
 async fn a_fresh_database_is_empty(place: Place) {

@@ -161,7 +161,7 @@ fn judge(secret: Secret, name: impl Fn() -> String) -> Result<Secret, BadSecret>
 
 /// A file that the configuration names.
 fn named(file: &SecretFile) -> Result<Secret, BadSecret> {
-    let name = || format!("{} {}", file.place, file.path.display());
+    let name = || format!("{}: {}", file.place, file.path.display());
     match read(&file.path) {
         Ok(secret) => judge(secret, name),
         Err(error) => Err(BadSecret(format!("{} cannot be read: {error}", name()))),
@@ -279,7 +279,7 @@ mod tests {
         std::fs::write(&weak, "hunter2").unwrap();
         let file = |name: &str| SecretFile {
             path: dir.path().join(name),
-            place: "usher.yaml:3: auth.jwt.secret_file:".to_owned(),
+            place: "usher.yaml:3: auth.jwt.secret_file".to_owned(),
         };
         let told = |secret, previous| {
             let bad = Local::load(&config(secret, previous)).err().unwrap();

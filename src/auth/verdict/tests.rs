@@ -55,6 +55,8 @@ impl Store {
             tier: None,
             models: None,
             concurrency: None,
+            requests: None,
+            tokens: None,
             delegating: false,
             expires_at: None,
             revoked_at: None,

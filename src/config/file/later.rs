@@ -34,9 +34,6 @@ pub(super) const LATER: &[Later] = &[
     later("redis", "sharing state through Redis is", Today::Is("null")),
     later("redis_file", "sharing state through Redis is", Today::Silent),
     later("auth.rotation_grace", "rotation of keys is", Today::Silent),
-    later("tiers.*.requests", QUOTAS, Today::Silent),
-    later("tiers.*.reads", QUOTAS, Today::Silent),
-    later("tiers.*.tokens", QUOTAS, Today::Silent),
     later("tiers.*.weight", "weighted queues are", Today::Silent),
     later("tiers.*.num_ctx", RUNNER, Today::Silent),
     later("tiers.*.runner_options", RUNNER, Today::Silent),
@@ -46,7 +43,6 @@ pub(super) const LATER: &[Later] = &[
     later("manage.default", "management of all instances at once is", Today::Except("all")),
 ];
 
-const QUOTAS: &str = "quotas are";
 const RUNNER: &str = "bounds on a model's options are";
 
 const fn later(path: &'static str, feature: &'static str, today: Today) -> Later {

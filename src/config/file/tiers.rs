@@ -1,10 +1,12 @@
 //! Tiers, and the routes that only some of them may use: `tiers`, `restrict`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU64;
 
 use super::reader::{Item, Section, remedy};
 use super::tree::Scalar;
 use super::values;
+use crate::config::units::Window;
 use crate::config::{Rate, RouteClass, Tier};
 
 /// `tiers`: the built-in ones, changed where the file names a key, and the file's own, which are
@@ -12,7 +14,7 @@ use crate::config::{Rate, RouteClass, Tier};
 pub(super) fn tiers(root: &Section<'_>) -> BTreeMap<String, Tier> {
     let mut tiers = defaults();
     let Some(item) = root.item("tiers") else { return tiers };
-    let like_free = tiers.get("free").cloned().unwrap_or_else(|| tier(&[], 1));
+    let like_free = tiers.get("free").cloned().unwrap_or_else(|| tier(&[], 1, (1, 1)));
     let read = item.entries(|name, item| {
         if !values::is_name(name) {
             item.wrong(values::NAME);
@@ -27,15 +29,25 @@ pub(super) fn tiers(root: &Section<'_>) -> BTreeMap<String, Tier> {
 fn defaults() -> BTreeMap<String, Tier> {
     use RouteClass::{Admin, Inference, Manage, Read};
     BTreeMap::from([
-        ("free".to_owned(), tier(&[Read, Inference], 2)),
-        ("premium".to_owned(), tier(&[Read, Inference], 8)),
-        ("admin".to_owned(), tier(&[Read, Inference, Manage, Admin], 32)),
+        ("free".to_owned(), tier(&[Read, Inference], 2, (100, 600))),
+        ("premium".to_owned(), tier(&[Read, Inference], 8, (1_000, 6_000))),
+        ("admin".to_owned(), tier(&[Read, Inference, Manage, Admin], 32, (10_000, 6_000))),
     ])
 }
 
-fn tier(allow: &[RouteClass], concurrency: u32) -> Tier {
-    let allow = allow.iter().copied().collect();
-    Tier { allow, models: None, concurrency, max_queue_wait: None, cloud: false }
+/// A tier with so many requests an hour and reads a minute.
+fn tier(allow: &[RouteClass], concurrency: u32, (requests, reads): (u64, u64)) -> Tier {
+    let rate = |amount, per| NonZeroU64::new(amount).map(|amount| Rate { amount, per });
+    Tier {
+        allow: allow.iter().copied().collect(),
+        models: None,
+        concurrency,
+        requests: rate(requests, Window::Hour),
+        reads: rate(reads, Window::Minute),
+        tokens: None,
+        max_queue_wait: None,
+        cloud: false,
+    }
 }
 
 fn one(s: &Section<'_>, before: &Tier) -> Tier {
@@ -53,12 +65,24 @@ fn one(s: &Section<'_>, before: &Tier) -> Tier {
             None => before.models.clone(),
         },
         concurrency: s.get("concurrency", values::whole(1..=100_000)).unwrap_or(before.concurrency),
+        requests: rate(s, "requests", before.requests),
+        reads: rate(s, "reads", before.reads),
+        tokens: rate(s, "tokens", before.tokens),
         max_queue_wait: match s.item("max_queue_wait") {
             Some(item) if item.is_null() => None,
             Some(item) => item.scalar(values::time),
             None => before.max_queue_wait,
         },
         cloud: s.get("cloud", values::boolean).unwrap_or(before.cloud),
+    }
+}
+
+/// A rate; `null` is without limit.
+fn rate(s: &Section<'_>, key: &'static str, before: Option<Rate>) -> Option<Rate> {
+    match s.item(key) {
+        Some(item) if item.is_null() => None,
+        Some(item) => item.scalar(values::parsed),
+        None => before,
     }
 }
 
@@ -92,9 +116,6 @@ fn model_pattern(scalar: &Scalar) -> Result<String, String> {
 
 /// Keys that are read for their mistakes.
 fn later(s: &Section<'_>) {
-    for key in ["requests", "reads", "tokens"] {
-        s.get(key, values::parsed::<Rate>);
-    }
     s.get("weight", values::whole::<u32>(1..=1_000));
     s.get("num_ctx", |scalar| bound(scalar, &["allow"], &["max", "pin"], "32768", is_count));
     s.get("runner_options", values::word(&[("drop", ()), ("allow", ())]));

@@ -5,7 +5,7 @@ use ring::digest;
 use sqlx::any::AnyRow;
 use sqlx::{FromRow, Row};
 
-use super::keys::{limits, models};
+use super::keys::{limits, models, rate};
 use super::users::check_username;
 use super::{Change, Store, moment, user_columns};
 use crate::auth::{Holder, Identity, IdentityStore, Key, KeyHash, Subject, Unavailable, User};
@@ -186,12 +186,15 @@ impl FromRow<'_, AnyRow> for User {
 
 impl FromRow<'_, AnyRow> for Identity {
     fn from_row(row: &AnyRow) -> Result<Self, sqlx::Error> {
+        let limits = limits(row)?;
         let key = Key {
             id: row.try_get("key_id")?,
             public_id: row.try_get("public_id")?,
             tier: row.try_get("key_tier")?,
             models: models(row)?,
-            concurrency: limits(row)?.concurrency,
+            concurrency: limits.concurrency,
+            requests: rate(limits.requests.as_deref())?,
+            tokens: rate(limits.tokens.as_deref())?,
             delegating: row.try_get::<i64, _>("delegating")? != 0,
             expires_at: row.try_get::<Option<i64>, _>("expires_at")?.map(moment).transpose()?,
             revoked_at: row.try_get::<Option<i64>, _>("revoked_at")?.map(moment).transpose()?,

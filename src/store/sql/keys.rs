@@ -4,6 +4,8 @@ use sqlx::any::AnyRow;
 use sqlx::{FromRow, Row};
 
 use super::{Change, Store, moment, now};
+use crate::config::Rate;
+use crate::config::units::UnitError;
 use crate::store::{
     ADMIN, Actor, Fingerprint, KeyFilter, KeyLimits, KeyRecord, KeySpec, KeyState, NewUser,
     StoreError,
@@ -153,6 +155,12 @@ fn check(spec: &KeySpec) -> Result<(), StoreError> {
             spec.name.escape_debug()
         )));
     }
+    let limits = &spec.limits;
+    for (name, text) in [("requests", &limits.requests), ("tokens", &limits.tokens)] {
+        if let Some(Err(error)) = text.as_ref().map(|text| text.parse::<Rate>()) {
+            return Err(StoreError::Invalid(format!("{name}: {error}")));
+        }
+    }
     let mut patterns = spec.models.iter().flatten();
     match patterns.find(|p| p.is_empty() || p.chars().any(|c| c.is_whitespace() || c.is_control()))
     {
@@ -178,6 +186,12 @@ pub(super) fn models(row: &AnyRow) -> Result<Option<Vec<String>>, sqlx::Error> {
 pub(super) fn limits(row: &AnyRow) -> Result<KeyLimits, sqlx::Error> {
     let text: String = row.try_get("limits")?;
     serde_json::from_str(&text).map_err(unreadable)
+}
+
+/// A rate among the limits. One that cannot be read is no limit that could be kept, and whoever
+/// has it is better told that something is wrong than let in without it.
+pub(super) fn rate(text: Option<&str>) -> Result<Option<Rate>, sqlx::Error> {
+    text.map(str::parse).transpose().map_err(|error: UnitError| sqlx::Error::Decode(error.into()))
 }
 
 fn unreadable(error: serde_json::Error) -> sqlx::Error {

@@ -44,7 +44,7 @@ fn failures_are_matched_with_their_address_and_nothing_else_is() {
         (one.clone(), 1),
         (format!("Nov 25 20:00:00 box usher[7]: {one}"), 1),
         (one.replace("203.0.113.9", "2001:db8::9"), 1),
-        (one.replace("usher::security", "usher::other"), 0),
+        (one.replace("usher::security ", "usher::other "), 0),
         (format!("{} reason=\"x\"", one.replace("login_failure address", "x login_failure")), 0),
     ] {
         std::fs::write(&log, &line).unwrap();

@@ -34,7 +34,7 @@ fn never_more_than_slots_requests_are_in_flight_on_an_instance() {
 fn a_model_can_have_fewer_slots_than_its_instance() {
     let sims = [paced(500, 16, &[])];
     let gateway = gateway()
-        .config("tiers: { wide: { concurrency: 1000 } }")
+        .config("tiers: { wide: { concurrency: 1000, requests: null, reads: null } }")
         .user("ann", "wide")
         .upstream_with("gpu0", &sims[0].url(), "slots: 4, model_slots: { 'LLAMA3.2:latest': 1 }")
         .start();

@@ -46,6 +46,11 @@ def unknown_model(client, model):
     return client.messages.create(model="no-such-model", **ASK).model_dump(mode="json")
 
 
+def patient(client, model):
+    """As people have it: the SDK tries again by itself, unless it is told not to."""
+    return message(client.with_options(max_retries=2), model)
+
+
 def leave(client, model):
     """Reads some parts of an answer that never seems to end, and hangs up."""
     parts = client.messages.create(model=model, stream=True, **(ASK | {"max_tokens": 100_000}))
@@ -57,4 +62,5 @@ def leave(client, model):
 walk(httpx2, connect, {
     "message": message, "message_stream": message_stream, "text_stream": text_stream,
     "count_tokens": count_tokens, "unknown_model": unknown_model, "leave": leave,
+    "patient": patient,
 })

@@ -71,6 +71,11 @@ def unknown_model(client, model):
     return answer.model_dump(mode="json")
 
 
+def patient(client, model):
+    """As people have it: the SDK tries again by itself, unless it is told not to."""
+    return chat(client.with_options(max_retries=2), model)
+
+
 def leave(client, model):
     """Reads two parts of an answer that never seems to end, and hangs up."""
     parts = client.chat.completions.create(
@@ -86,4 +91,5 @@ walk(httpx2, connect, {
     "chat_stream_usage": chat_stream_usage, "completion": completion,
     "completion_stream": completion_stream, "embed": embed, "response": response,
     "response_stream": response_stream, "unknown_model": unknown_model, "leave": leave,
+    "patient": patient,
 })

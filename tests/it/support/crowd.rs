@@ -12,7 +12,12 @@ use super::sim::{self, Sim, sim};
 pub const MODEL: &str = "llama3.2";
 
 /// A tier that is bounded by the instances alone, one that waits for nothing, one with one seat.
-const TIERS: &str = "tiers: { wide: { concurrency: 1000 }, hasty: { max_queue_wait: 20ms }, narrow: { concurrency: 1 } }";
+const TIERS: &str = "
+tiers:
+  wide: { concurrency: 1000, requests: null, reads: null }
+  hasty: { max_queue_wait: 20ms, requests: null, reads: null }
+  narrow: { concurrency: 1, requests: null, reads: null }
+";
 
 /// By when an instance must be free of a client that left. It is free after milliseconds; the rest
 /// is for machines that run other tests meanwhile: a test tells whether, a bench how soon.

@@ -31,6 +31,8 @@ pub struct Builder {
     environment: Vec<(String, String)>,
     listeners: Vec<String>,
     unready: bool,
+    /// Keys of the gateway whose accounts this one shares.
+    joined: Option<BTreeMap<String, String>>,
 }
 
 impl Builder {
@@ -82,6 +84,12 @@ impl Builder {
         self
     }
 
+    /// Shares the accounts of a gateway on the same database, and makes none itself.
+    pub fn joins(mut self, other: &Gateway) -> Self {
+        self.joined = Some(other.keys.clone());
+        self
+    }
+
     /// Does not wait for an instance: the gateway is there as soon as it listens.
     pub fn without_waiting(mut self) -> Self {
         self.unready = true;
@@ -91,6 +99,18 @@ impl Builder {
     /// Writes the configuration, makes the accounts, and starts the server.
     pub fn start(self) -> Gateway {
         let home = self.home();
+        let keys = self.joined.clone().unwrap_or_else(|| self.make_accounts(&home));
+        let mut server = Server::start(&home);
+        let address = server.address();
+        let gateway = Gateway { home, server, address, keys };
+        if !self.unready {
+            eventually("the gateway is ready", || gateway.get("/ready").send().status == 200);
+        }
+        gateway
+    }
+
+    /// Makes the accounts, and returns a key of each.
+    fn make_accounts(&self, home: &Home) -> BTreeMap<String, String> {
         let admin = home.usher_json(&["init"]);
         let mut keys = BTreeMap::from([("admin".to_owned(), key_of(&admin))]);
         for (name, tier) in &self.users {
@@ -102,13 +122,7 @@ impl Builder {
             command.extend(arguments.iter().map(String::as_str));
             keys.insert(user.clone(), key_of(&home.usher_json(&command)));
         }
-        let mut server = Server::start(&home);
-        let address = server.address();
-        let gateway = Gateway { home, server, address, keys };
-        if !self.unready {
-            eventually("the gateway is ready", || gateway.get("/ready").send().status == 200);
-        }
-        gateway
+        keys
     }
 
     /// Writes the configuration and no more, for tests of the commands.
@@ -132,6 +146,12 @@ impl Builder {
         // gateways of tests run beside each other
         if !self.fragments.iter().any(|fragment| fragment.starts_with("metrics:")) {
             yaml += "metrics: off\n";
+        }
+        // a test is held to no limit but its own, however often it looks whether something is so
+        if !self.fragments.iter().any(|fragment| fragment.trim_start().starts_with("tiers:")) {
+            let tiers = ["free", "premium", "admin"];
+            let tiers = tiers.map(|tier| format!("{tier}: {{ requests: null, reads: null }}"));
+            yaml += &format!("tiers: {{ {} }}\n", tiers.join(", "));
         }
         for fragment in &self.fragments {
             yaml += &format!("{fragment}\n");

@@ -68,18 +68,15 @@ fn a_secret_is_never_repeated() {
 
 #[test]
 fn later_keys_are_validated_and_refused() {
-    let quotas = "quotas are not built yet, so this would do nothing: remove it";
+    let bounds =
+        "bounds on a model's options are not built yet, so this would do nothing: remove it";
     assert_eq!(
-        wrong_with("tiers: { free: { requests: 100/h } }"),
-        [format!(":2: tiers.free.requests: {quotas}")]
+        wrong_with("tiers: { free: { num_ctx: max 8192 } }"),
+        [format!(":2: tiers.free.num_ctx: {bounds}")]
     );
     assert_eq!(
         wrong_with("tiers:\n  lab:\n    tokens: 5/m"),
-        [
-            ":4: tiers.lab.tokens: minutes of a rate are written `min`: 5/min, found `5/m`"
-                .to_owned(),
-            format!(":4: tiers.lab.tokens: {quotas}"),
-        ]
+        [":4: tiers.lab.tokens: minutes of a rate are written `min`: 5/min, found `5/m`"]
     );
     assert_eq!(
         wrong_with("manage: { default: all }"),
