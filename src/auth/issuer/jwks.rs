@@ -204,7 +204,7 @@ mod tests {
             with(ed_key("x"), "alg", json!("ES256")),
             json!({ "kty": "AKP", "kid": "x" }),
         ] {
-            assert_eq!(set(&[other.clone()]), Err(BadSet::Useless), "{other}");
+            assert_eq!(set(std::slice::from_ref(&other)), Err(BadSet::Useless), "{other}");
             assert_eq!(set(&[ec_key("good"), other]).unwrap().len(), 1);
         }
         let verify = with(ec_key("x"), "key_ops", json!(["verify"]));
