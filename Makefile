@@ -84,6 +84,7 @@ target/.setup-test: Makefile tests/it/sdk/requirements.txt | target/.setup-build
 	command -v redis-server >/dev/null || wanted+=(redis-server)
 	command -v systemd-analyze >/dev/null || wanted+=(systemd)
 	command -v curl >/dev/null || wanted+=(curl)
+	command -v jq >/dev/null || wanted+=(jq)
 	command -v openssl >/dev/null || wanted+=(openssl)
 	command -v fail2ban-regex >/dev/null || wanted+=(fail2ban)
 	command -v nghttp >/dev/null && command -v h2load >/dev/null || wanted+=(nghttp2-client)

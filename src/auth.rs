@@ -12,6 +12,7 @@ pub mod jwt;
 pub mod login;
 pub mod password;
 pub mod signature;
+pub mod ssh_key;
 pub mod tokens;
 pub mod verdict;
 

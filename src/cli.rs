@@ -115,7 +115,7 @@ fn dispatch(command: Command, config: Option<PathBuf>, output: Output) -> anyhow
         Command::Usage(question) => usage::run(&question, &config, output),
         Command::Users(command) => users::run(command, &config, output),
         Command::Doctor(target) => doctor::run(target, &config, &path, output),
-        Command::Status(_) => status::run(&remote::of(&config)?, output),
+        Command::Status(_) => status::run(&remote::admin_of(&config)?, output),
         Command::Serve => server::serve(config, path),
         Command::Check => Ok(()),
     }

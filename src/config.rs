@@ -5,6 +5,7 @@
 
 pub mod file;
 pub mod secret;
+mod show;
 pub mod units;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,6 +18,7 @@ use ipnet::IpNet;
 
 pub use file::{Problems, locate};
 pub use secret::Secret;
+pub use show::show;
 pub use units::{ByteSize, Rate, Window};
 
 /// Everything that `usher.yaml` says, defaults filled in and every value checked.
@@ -24,6 +26,9 @@ pub use units::{ByteSize, Rate, Window};
 pub struct Config {
     /// Sockets to accept clients on; at least one.
     pub listen: Vec<Listen>,
+    /// Where `/admin` is served alone; `None` is beside everything else. Port 0 lets the system
+    /// choose.
+    pub admin: Option<SocketAddr>,
     /// Where Prometheus text is served; `None` is nowhere. Port 0 lets the system choose.
     pub metrics: Option<SocketAddr>,
     /// Directory of the SQLite file and of generated secrets.
@@ -63,6 +68,7 @@ impl Config {
     pub fn needing_restart(&self, other: &Self) -> Vec<&'static str> {
         let rows = [
             ("listen", self.listen != other.listen),
+            ("admin", self.admin != other.admin),
             ("state_dir", self.state_dir != other.state_dir),
             ("database", self.database != other.database),
             ("auth.max_stale", self.auth.max_stale != other.auth.max_stale),
@@ -121,6 +127,8 @@ pub struct Auth {
     pub login_attempts: Rate,
     /// How long known identities are served while the database does not answer.
     pub max_stale: Duration,
+    /// How long a key still works when another has taken its place.
+    pub rotation_grace: Duration,
     /// The proxies whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<IpNet>,
 }

@@ -13,6 +13,7 @@ mod h2;
 mod headers;
 mod lint;
 mod local;
+mod managed;
 mod outgoing;
 mod quota;
 mod refusal;
@@ -41,8 +42,9 @@ use crate::config::Timeouts;
 use crate::limit::Limits;
 use crate::limit::login::LoginLimit;
 use crate::live::Live;
-use crate::route::Action;
+use crate::route::{Action, Door};
 use crate::scheduler::Scheduler;
+use crate::store::Store;
 use crate::telemetry::metrics::Metrics;
 use crate::usage::ledger::Ledger;
 use admit::{Admitted, Stop};
@@ -54,7 +56,9 @@ use front::Connections;
 use stage::Stage;
 
 /// Everything that a request may need on its way.
+#[derive(Clone)]
 pub struct Gateway {
+    door: Door,
     live: Arc<Live>,
     authenticator: Arc<Authenticator>,
     limits: Arc<Limits>,
@@ -65,7 +69,8 @@ pub struct Gateway {
     stage: watch::Receiver<Stage>,
     connections: Arc<Connections>,
     metrics: Arc<Metrics>,
-    logins: LoginLimit,
+    logins: Arc<LoginLimit>,
+    store: Arc<Store>,
     admin: Router,
 }
 
@@ -85,6 +90,8 @@ pub struct Parts {
     pub stage: watch::Receiver<Stage>,
     /// Where things are counted.
     pub metrics: Arc<Metrics>,
+    /// Where what changes the models of an instance is written down.
+    pub store: Arc<Store>,
     /// What is behind `/admin` and `/auth`.
     pub admin: Router,
 }
@@ -93,6 +100,7 @@ impl Gateway {
     /// Puts the parts together.
     pub fn new(parts: Parts) -> Self {
         Self {
+            door: Door::Both,
             live: parts.live,
             authenticator: parts.authenticator,
             limits: parts.limits,
@@ -103,9 +111,15 @@ impl Gateway {
             stage: parts.stage,
             connections: Arc::default(),
             metrics: parts.metrics,
-            logins: LoginLimit::default(),
+            logins: Arc::default(),
+            store: parts.store,
             admin: parts.admin,
         }
+    }
+
+    /// The same gateway behind another door: all that is counted is counted together.
+    pub fn at(&self, door: Door) -> Self {
+        Self { door, ..self.clone() }
     }
 
     /// What is held at any moment, for the drain and its last line.
@@ -176,7 +190,7 @@ impl ProxyHttp for Gateway {
     type CTX = Ctx;
 
     fn new_ctx(&self) -> Ctx {
-        Ctx::new(&self.live.load(), self.in_flight.enter())
+        Ctx::new(&self.live.load(), self.in_flight.enter(), self.door)
     }
 
     /// No module: the default one compresses, and a compressor holds tokens back.

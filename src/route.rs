@@ -37,6 +37,29 @@ pub enum Class {
     Guarded(RouteClass),
 }
 
+/// What a listener serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Door {
+    /// `/admin`, and what helps to get there: the open routes and one's own account.
+    Admin,
+    /// Everything.
+    Both,
+    /// Everything but `/admin`.
+    Data,
+}
+
+impl Door {
+    fn leads_to(self, route: &Route) -> bool {
+        let is_admin = route.class == Class::Guarded(RouteClass::Admin);
+        let has_models = ["/api/", "/v1/"].iter().any(|root| route.path.starts_with(root));
+        match self {
+            Self::Admin => !has_models,
+            Self::Both => true,
+            Self::Data => !is_admin,
+        }
+    }
+}
+
 /// How a client reads errors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
@@ -174,6 +197,7 @@ impl Route {
         let rest = path.strip_prefix(stem)?.strip_suffix(end)?;
         match self.action {
             Action::Model => model_id(rest).map(Some),
+            Action::Admin if self.path.contains("{id}") => is_id(rest).then_some(Some(rest.into())),
             Action::Admin => is_name(rest).then_some(Some(rest.into())),
             _ => is_digest(rest).then_some(Some(rest.into())),
         }
@@ -185,7 +209,8 @@ impl Route {
 pub struct Found<'p> {
     /// The line of the table.
     pub route: &'static Route,
-    /// The validated digest of a blob, or the decoded id of a model.
+    /// The validated digest of a blob, name of an instance or id of an entry, or the decoded id of
+    /// a model.
     pub parameter: Option<Cow<'p, str>>,
 }
 
@@ -220,9 +245,18 @@ pub enum NoRoute {
 /// # Errors
 /// [`NoRoute`], with the dialect to say so in.
 pub fn find<'p>(method: &Method, path: &'p [u8]) -> Result<Found<'p>, NoRoute> {
+    find_at(Door::Both, method, path)
+}
+
+/// Finds the route of a request that came through this door; behind another it does not exist.
+///
+/// # Errors
+/// [`NoRoute`], with the dialect to say so in.
+pub fn find_at<'p>(door: Door, method: &Method, path: &'p [u8]) -> Result<Found<'p>, NoRoute> {
     let path = str::from_utf8(path).map_err(|_| NoRoute::NotFound(Dialect::Plain))?;
     let (route, parameter) = TABLE
         .iter()
+        .filter(|route| door.leads_to(route))
         .find_map(|route| route.fit(path).map(|parameter| (route, parameter)))
         .ok_or_else(|| NoRoute::NotFound(dialect_of(path)))?;
     if route.allows(method) {
@@ -260,6 +294,12 @@ pub fn dialect_of(path: &str) -> Dialect {
 fn is_name(text: &str) -> bool {
     (1..=64).contains(&text.len())
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+}
+
+/// A database id in its one spelling: other readers of numbers take `+1`, `01` and `1.0` too.
+fn is_id(text: &str) -> bool {
+    let digits = text.bytes().all(|b| b.is_ascii_digit()) && !text.starts_with('0');
+    digits && text.parse::<i64>().is_ok()
 }
 
 /// A SHA-256 as Ollama names blobs, in the lower case that its clients write.

@@ -42,6 +42,7 @@ use crate::limit::{InProcess, Limits};
 use crate::live::Live;
 use crate::live::reload::{self, Reloader};
 use crate::live::watch::FileWatch;
+use crate::route::Door;
 use crate::scheduler::Scheduler;
 use crate::store::Store;
 use crate::telemetry::Logs;
@@ -287,12 +288,22 @@ async fn assemble(
         live: Arc::clone(&live),
         log_dropped: logs.dropped(),
     };
+    let parts = reload::Parts {
+        file,
+        live: Arc::clone(&live),
+        scheduler: Arc::clone(&scheduler),
+        logging: logs.logging(),
+        client: health::client()?,
+        ending,
+    };
+    let reloader = Arc::new(Reloader::new(parts));
     let admin = admin::router(Admin {
         live: Arc::clone(&live),
         scheduler: Arc::clone(&scheduler),
-        store,
-        limits: Arc::clone(&limits),
+        store: Arc::clone(&store),
         authenticator: Arc::clone(&authenticator),
+        reloader: Arc::clone(&reloader),
+        limits: Arc::clone(&limits),
         logins: Logins::new(Passwords::start().context("cannot start threads for passwords")?),
     });
     let gateway = Gateway::new(Parts {
@@ -300,25 +311,40 @@ async fn assemble(
         authenticator,
         limits,
         ledger,
-        scheduler: Arc::clone(&scheduler),
+        scheduler,
         stage: stage.clone(),
         metrics: Arc::clone(&metrics),
+        store,
         admin,
     });
     let gauges = gateway.gauges();
-    let connections = gateway.connections();
-    let conf = Arc::new(ServerConf { max_retries: MOST_ATTEMPTS, ..ServerConf::default() });
-    let proxy = http_proxy(&conf, gateway);
-    let fronts = Front::all(doors, proxy, (&live, &metrics), &connections, &stage);
-    let client = health::client()?;
-    let (live_too, logging) = (Arc::clone(&live), logs.logging());
-    let parts = reload::Parts { file, live: live_too, scheduler, logging, client, ending };
-    let reloader = Arc::new(Reloader::new(parts));
+    let fronts = fronts(&gateway, doors, (&live, &metrics), &stage);
     Ok(Assembled { fronts, gauges, live, reloader, metrics, sources, keeping })
 }
 
+/// What stands before the gateway at each listener; at that of `/admin`, if it has its own, last.
+fn fronts(
+    gateway: &Gateway,
+    doors: Vec<Entrance>,
+    (live, metrics): (&Arc<Live>, &Arc<Metrics>),
+    stage: &watch::Receiver<Stage>,
+) -> Vec<Front> {
+    let connections = gateway.connections();
+    let conf = Arc::new(ServerConf { max_retries: MOST_ATTEMPTS, ..ServerConf::default() });
+    let before = |door, entrances| {
+        let proxy = http_proxy(&conf, gateway.at(door));
+        Front::all(entrances, proxy, (live, metrics), &connections, stage)
+    };
+    if live.load().config.admin.is_none() {
+        return before(Door::Both, doors);
+    }
+    let mut fronts = before(Door::Data, doors);
+    fronts.extend(before(Door::Admin, vec![Entrance::new(None, None)]));
+    fronts
+}
+
 struct Assembled {
-    /// One for each listener, in their order.
+    /// One for each listener, in the order of the sockets.
     fronts: Vec<Front>,
     gauges: Gauges,
     live: Arc<Live>,

@@ -11,7 +11,8 @@ mod sql;
 pub use error::StoreError;
 pub use files::{create_private_dir, create_secret_file};
 pub use record::{
-    KeyFilter, KeyLimits, KeyRecord, KeySpec, KeyState, NewUser, SshKeyRecord, UserRecord,
+    AuditFilter, AuditRecord, KeyFilter, KeyLimits, KeyPatch, KeyRecord, KeySpec, KeyState,
+    LimitsPatch, NewUser, Rotated, Span, SshKeyRecord, UserFilter, UserPatch, UserRecord,
 };
 pub use sql::Store;
 

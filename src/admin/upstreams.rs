@@ -5,16 +5,17 @@ use std::sync::Arc;
 use axum::extract::{Path, State};
 use axum::{Extension, Json};
 use serde::Serialize;
+use utoipa::ToSchema;
 
+use super::input::{MaybeBody, Nothing};
 use super::{Admin, Caller, Fault};
 use crate::config::UpstreamKind;
 use crate::model::ModelKey;
 use crate::scheduler::InstanceView;
-use crate::store::Actor;
 use crate::upstream::Instance;
 
 /// The answer to `GET /admin/upstreams`.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct Upstreams {
     /// In the order of the configuration.
     data: Vec<Upstream>,
@@ -22,7 +23,7 @@ pub(super) struct Upstreams {
 }
 
 /// The one queue before all instances.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct Queue {
     /// Requests that wait.
     waiting: usize,
@@ -31,7 +32,7 @@ struct Queue {
 }
 
 /// One instance.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct Upstream {
     name: String,
     /// `ollama` or `openai`.
@@ -52,8 +53,13 @@ pub(super) struct Upstream {
     residents: Vec<String>,
 }
 
-/// Every instance, and the queue.
-pub(super) async fn list(State(admin): State<Arc<Admin>>) -> Json<Upstreams> {
+/// Lists every instance, and the queue before them.
+#[utoipa::path(get, path = "/admin/upstreams", tag = "upstreams",
+    responses((status = 200, description = "The instances and the queue", body = Upstreams)))]
+pub(super) async fn list(
+    State(admin): State<Arc<Admin>>,
+    MaybeBody(Nothing {}): MaybeBody<Nothing>,
+) -> Json<Upstreams> {
     let views = admin.scheduler.instances();
     let generation = admin.live.load();
     let entry = |instance: &Arc<Instance>| {
@@ -67,19 +73,27 @@ pub(super) async fn list(State(admin): State<Arc<Admin>>) -> Json<Upstreams> {
 }
 
 /// From now on the instance gets nobody new; whoever is served there stays.
+#[utoipa::path(post, path = "/admin/upstreams/{name}/drain", tag = "upstreams",
+    params(("name" = String, Path, description = "The instance's name")),
+    responses((status = 200, description = "The instance as it is now", body = Upstream)))]
 pub(super) async fn drain(
     State(admin): State<Arc<Admin>>,
     Extension(caller): Extension<Caller>,
     Path(name): Path<String>,
+    MaybeBody(Nothing {}): MaybeBody<Nothing>,
 ) -> Result<Json<Upstream>, Fault> {
     set_drained(&admin, &caller, &name, true).await
 }
 
 /// The instance takes part again.
+#[utoipa::path(post, path = "/admin/upstreams/{name}/resume", tag = "upstreams",
+    params(("name" = String, Path, description = "The instance's name")),
+    responses((status = 200, description = "The instance as it is now", body = Upstream)))]
 pub(super) async fn resume(
     State(admin): State<Arc<Admin>>,
     Extension(caller): Extension<Caller>,
     Path(name): Path<String>,
+    MaybeBody(Nothing {}): MaybeBody<Nothing>,
 ) -> Result<Json<Upstream>, Fault> {
     set_drained(&admin, &caller, &name, false).await
 }
@@ -96,9 +110,7 @@ async fn set_drained(
     if view()?.drained != drained {
         // written down first: what cannot be written down is not done
         let action = if drained { "upstream.drain" } else { "upstream.resume" };
-        let address = caller.address.to_string();
-        let actor = Actor { name: &caller.username, address: &address };
-        admin.store.record_act(&actor, action, name).await?;
+        admin.store.record_act(&caller.actor(), action, name).await?;
         admin.scheduler.set_drained(instance.id, drained);
         caller.did(&format!("{action} {name}"));
     }

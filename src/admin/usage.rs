@@ -8,12 +8,13 @@ use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use jiff::Timestamp;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::{Admin, Caller, Fault};
 use crate::usage::report::{self, By, Line, Period};
 
 /// Sums, as lists are answered.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct Usage {
     data: Vec<Line>,
 }
@@ -27,7 +28,15 @@ struct Asked {
     csv: bool,
 }
 
-/// Everybody's usage.
+/// Sums everybody's usage.
+#[utoipa::path(get, path = "/admin/usage", tag = "usage",
+    params(
+        ("by" = Option<String>, Query, description = "`hour`, `key`, `model` or `user`"),
+        ("from" = Option<String>, Query, description = "A day or a moment"),
+        ("to" = Option<String>, Query, description = "A day or a moment"),
+        ("format" = Option<String>, Query, description = "`json` or `csv`"),
+    ),
+    responses((status = 200, description = "The sums", body = Usage)))]
 pub(super) async fn all(
     State(admin): State<Arc<Admin>>,
     RawQuery(query): RawQuery,
@@ -42,7 +51,9 @@ pub(super) async fn all(
     })
 }
 
-/// The caller's own.
+/// Shows the caller's own usage, the newest 50 hours of it, by model.
+#[utoipa::path(get, path = "/auth/usage", tag = "usage",
+    responses((status = 200, description = "The sums", body = Usage)))]
 pub(super) async fn own(
     State(admin): State<Arc<Admin>>,
     Extension(caller): Extension<Caller>,

@@ -8,17 +8,14 @@
 //! where nobody can listen.
 
 use base64::Engine;
-use base64::prelude::{BASE64_STANDARD, BASE64_STANDARD_NO_PAD};
+use base64::prelude::BASE64_STANDARD;
 use jiff::Timestamp;
-use ring::{digest, signature};
+use ring::signature;
+
+use super::ssh_key::PublicKey;
 
 /// Seconds that the clock of a client may be off, in either direction.
 const WINDOW: i64 = 60;
-/// What an Ed25519 public key of SSH begins with: the length and the name of its kind, and the
-/// length of the rest (RFC 8709).
-const ED25519: [u8; 19] = *b"\0\0\0\x0bssh-ed25519\0\0\0\x20";
-/// Bytes of a key in base64, which needs no padding.
-const KEY_LENGTH: usize = 68;
 
 /// The request that a signature is of.
 #[derive(Clone, Copy, Debug)]
@@ -78,7 +75,7 @@ pub(super) fn check<'a>(
     now: Timestamp,
 ) -> Result<&'a str, SignatureFault> {
     let (public, made) = text.split_once(':').ok_or(SignatureFault::Malformed)?;
-    let key = key_of(public).ok_or(SignatureFault::Malformed)?;
+    let key = PublicKey::from_base64(public).map_err(|_| SignatureFault::Malformed)?;
     let made = BASE64_STANDARD.decode(made).map_err(|_| SignatureFault::Malformed)?;
     if !signed.private {
         return Err(SignatureFault::Open);
@@ -89,7 +86,7 @@ pub(super) fn check<'a>(
         return Err(SignatureFault::Stale);
     }
     let message = format!("{},{}?ts={at}", signed.method, signed.path);
-    let key = signature::UnparsedPublicKey::new(&signature::ED25519, key);
+    let key = signature::UnparsedPublicKey::new(&signature::ED25519, key.bytes());
     match key.verify(message.as_bytes(), &made) {
         Ok(()) => Ok(public),
         Err(_) => Err(SignatureFault::Wrong),
@@ -102,53 +99,6 @@ fn time_in(query: &str) -> Option<&str> {
     let time = times.next().filter(|time| time.bytes().all(|byte| byte.is_ascii_digit()))?;
     times.next().is_none().then_some(time)
 }
-
-/// The bare key in an SSH public key.
-fn key_of(base64: &str) -> Option<[u8; 32]> {
-    if base64.len() != KEY_LENGTH {
-        return None;
-    }
-    let blob = BASE64_STANDARD.decode(base64).ok()?;
-    blob.strip_prefix(&ED25519)?.try_into().ok()
-}
-
-/// A public key that can be registered.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PublicKey(String);
-
-impl PublicKey {
-    /// Reads the line of a `.pub` file, or its middle alone.
-    ///
-    /// # Errors
-    /// [`BadKey`] for whatever is not an Ed25519 key: the `ollama` command makes no other.
-    pub fn read(text: &str) -> Result<Self, BadKey> {
-        let mut words = text.split_ascii_whitespace();
-        let first = words.next().ok_or(BadKey)?;
-        let base64 = if first == "ssh-ed25519" { words.next().ok_or(BadKey)? } else { first };
-        // another kind, or options before it, or the private half
-        match key_of(base64) {
-            Some(_) if text.trim_end().lines().count() == 1 => Ok(Self(base64.to_owned())),
-            _ => Err(BadKey),
-        }
-    }
-
-    /// Its base64, as it is kept and presented.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-/// The fingerprint of a key that was kept, as `ssh-keygen -l` shows it.
-pub fn fingerprint(base64: &str) -> String {
-    let blob = BASE64_STANDARD.decode(base64).unwrap_or_default();
-    let hash = digest::digest(&digest::SHA256, &blob);
-    format!("SHA256:{}", BASE64_STANDARD_NO_PAD.encode(hash))
-}
-
-/// Not a public key that can be registered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("expected one Ed25519 public key, as in ~/.ollama/id_ed25519.pub: ssh-ed25519 AAAA...")]
-pub struct BadKey;
 
 #[cfg(test)]
 mod tests {
@@ -165,8 +115,8 @@ mod tests {
         }
 
         fn public(&self) -> String {
-            let blob = [ED25519.as_slice(), self.0.public_key().as_ref()].concat();
-            BASE64_STANDARD.encode(blob)
+            let kind = b"\0\0\0\x0bssh-ed25519\0\0\0\x20".as_slice();
+            BASE64_STANDARD.encode([kind, self.0.public_key().as_ref()].concat())
         }
 
         fn sign(&self, message: &str) -> String {
@@ -246,35 +196,5 @@ mod tests {
             let signed = Signed { query, ..TAGS };
             assert_eq!(check(&good, &signed, now()), Err(SignatureFault::Malformed), "{query}");
         }
-    }
-
-    #[test]
-    fn the_line_of_a_pub_file_is_a_key_and_nothing_else_is() {
-        let public = Client::new(1).public();
-        for text in [
-            public.clone(),
-            format!("ssh-ed25519 {public}"),
-            format!("ssh-ed25519 {public} ann@laptop with words\n"),
-        ] {
-            assert_eq!(PublicKey::read(&text).unwrap().as_str(), public, "{text}");
-        }
-        for text in [
-            String::new(),
-            "ssh-ed25519".to_owned(),
-            "ssh-rsa AAAAB3NzaC1yc2EAAAADAQAB".to_owned(),
-            format!("restrict ssh-ed25519 {public}"),
-            format!("ssh-ed25519 {public}x"),
-            format!("ssh-ed25519 {public}\nssh-ed25519 {public}"),
-            "-----BEGIN OPENSSH PRIVATE KEY-----".to_owned(),
-        ] {
-            assert_eq!(PublicKey::read(&text), Err(BadKey), "{text}");
-        }
-    }
-
-    #[test]
-    fn a_fingerprint_is_the_one_that_ssh_keygen_shows() {
-        // ssh-keygen -lf of the key of GitHub's own server, as GitHub publishes both
-        let key = "AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl";
-        assert_eq!(fingerprint(key), "SHA256:+DiY3wvvV6TuJJhbpZisF/zLDA0zPMSvHdkr4UvCOqU");
     }
 }

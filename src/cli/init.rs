@@ -13,9 +13,9 @@ use ring::rand::{SecureRandom, SystemRandom};
 use serde_json::json;
 use zeroize::Zeroizing;
 
-use super::keys::Issued;
 use super::output::Output;
 use super::with_store;
+use crate::admin::answers::IssuedKey;
 use crate::auth::api_key;
 use crate::config::{Config, Listen};
 use crate::store::{
@@ -115,7 +115,7 @@ with OpenAI's Python SDK:
         state = config.state_dir.display(),
         path = path.display(),
     );
-    output.say(&Issued { key, record }, &text)
+    output.say(&IssuedKey { key, record }, &text)
 }
 
 /// Where a client on this machine finds a listener.
@@ -124,7 +124,7 @@ pub(super) fn url_of(listen: &Listen) -> String {
 }
 
 /// One on every address is on this machine's own, too.
-fn url(scheme: &str, mut address: SocketAddr) -> String {
+pub(super) fn url(scheme: &str, mut address: SocketAddr) -> String {
     if address.ip() == Ipv4Addr::UNSPECIFIED {
         address.set_ip(Ipv4Addr::LOCALHOST.into());
     } else if address.ip() == Ipv6Addr::UNSPECIFIED {

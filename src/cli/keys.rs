@@ -6,14 +6,14 @@ use anyhow::Context;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Subcommand, value_parser};
 use jiff::Timestamp;
-use serde::Serialize;
 
 use super::output::{self, Output};
 use super::{check_tier, with_store};
+use crate::admin::answers::{IssuedKey, RotatedKey};
 use crate::auth::{KeyHash, api_key};
 use crate::config::units::{self, UnitError};
 use crate::config::{Config, Rate};
-use crate::store::{Actor, Fingerprint, KeyFilter, KeyLimits, KeyRecord, KeySpec, KeyState};
+use crate::store::{Actor, Fingerprint, KeyFilter, KeyLimits, KeyRecord, KeySpec, KeyState, Span};
 
 const BY: &Actor<'_> = &Actor::CLI;
 const STATES: [KeyState; 3] = [KeyState::Active, KeyState::Expired, KeyState::Revoked];
@@ -44,6 +44,14 @@ pub(super) enum Command {
     Show {
         /// Its id, as listed
         id: i64,
+    },
+    /// Give a key a successor, which is printed this once; both work for a while
+    Rotate {
+        /// Its id, as listed
+        id: i64,
+        /// How long the old key still works: 0s, 24h, 7d; else as auth.rotation_grace says
+        #[arg(long, value_name = "DURATION", value_parser = units::parse_duration)]
+        grace: Option<Duration>,
     },
     /// Refuse a key from now on, for good
     Revoke {
@@ -101,7 +109,7 @@ pub(super) fn run(command: Command, config: &Config, output: Output) -> anyhow::
             import(&rights.of(user, name, config)?, sha256, config, output)
         }
         Command::List { user, state } => with_store(config, async |store| {
-            let keys = store.list_keys(&KeyFilter { user, state }).await?;
+            let keys = store.list_keys(&KeyFilter { user, state, span: Span::default() }).await?;
             let head = ["ID", "PREFIX", "USER", "NAME", "TIER", "STATE", "EXPIRES"];
             output.list(&keys, head, row)
         }),
@@ -109,19 +117,14 @@ pub(super) fn run(command: Command, config: &Config, output: Output) -> anyhow::
             let key = store.show_key(id).await?;
             output.say(&key, &describe(&key))
         }),
+        Command::Rotate { id, grace } => {
+            rotate(id, grace.unwrap_or(config.auth.rotation_grace), config, output)
+        }
         Command::Revoke { id } => with_store(config, async |store| {
             let key = store.revoke_key(BY, id).await?;
             output.say(&key, &format!("Key {id} ('{}' of {}) is revoked.", key.name, key.user))
         }),
     }
-}
-
-/// The object of a key that was just made; the only place where the key itself is shown.
-#[derive(Serialize)]
-pub(super) struct Issued<'a> {
-    pub(super) key: &'a str,
-    #[serde(flatten)]
-    pub(super) record: &'a KeyRecord,
 }
 
 fn create(spec: &KeySpec, config: &Config, output: Output) -> anyhow::Result<()> {
@@ -136,7 +139,25 @@ fn create(spec: &KeySpec, config: &Config, output: Output) -> anyhow::Result<()>
             record.id, record.user
         ));
     }
-    output.say(&Issued { key, record: &record }, key)
+    output.say(&IssuedKey { key, record: &record }, key)
+}
+
+fn rotate(id: i64, grace: Duration, config: &Config, output: Output) -> anyhow::Result<()> {
+    let new = api_key::generate()?;
+    let print = Fingerprint { hash: new.hash, public_id: Some(&new.public_id) };
+    let rotated =
+        with_store(config, async |store| Ok(store.rotate_key(BY, id, grace, &print).await?))?;
+    let (key, record, old_expires_at) =
+        (new.plaintext.expose(), &rotated.key, rotated.old_expires_at);
+    if !output.json {
+        output::complain(&format!(
+            "Key {} of {} replaces key {id}, which works until {}. It is shown only this once:",
+            record.id,
+            record.user,
+            output::when(Some(old_expires_at))
+        ));
+    }
+    output.say(&RotatedKey { key, record, old_expires_at }, key)
 }
 
 fn import(spec: &KeySpec, hash: KeyHash, config: &Config, output: Output) -> anyhow::Result<()> {
@@ -211,5 +232,7 @@ fn describe(key: &KeyRecord) -> String {
         ("expires", output::when(key.expires_at)),
         ("revoked", output::when(key.revoked_at)),
         ("last used", output::when(key.last_used_at)),
+        ("replaces", output::or_dash(key.replaces.map(|id| id.to_string()).as_deref())),
+        ("replaced by", output::or_dash(key.replaced_by.map(|id| id.to_string()).as_deref())),
     ])
 }

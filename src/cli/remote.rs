@@ -28,6 +28,11 @@ pub(super) fn of(config: &Config) -> anyhow::Result<String> {
     Ok(init::url_of(listen))
 }
 
+/// Where its `/admin` is found from this machine.
+pub(super) fn admin_of(config: &Config) -> anyhow::Result<String> {
+    config.admin.map_or_else(|| of(config), |own| Ok(init::url("http", own)))
+}
+
 /// A client for gateways and instances.
 pub(super) fn client() -> anyhow::Result<Client> {
     server::prepare_tls();

@@ -6,12 +6,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Subcommand;
-use serde_json::json;
 
 use super::output::{self, Output};
 use super::{check_tier, password, with_store};
 use crate::auth::password::hash_now;
-use crate::auth::signature::PublicKey;
+use crate::auth::ssh_key::PublicKey;
 use crate::config::Config;
 use crate::store::{Actor, NewUser, SshKeyRecord, UserRecord};
 
@@ -83,7 +82,9 @@ pub(super) fn run(command: Command, config: &Config, output: Output) -> anyhow::
     }
     with_store(config, async |store| match command {
         Command::Create { username, tier, email } => {
-            let user = store.create_user(BY, &NewUser { username, tier, email }).await?;
+            let user = store
+                .create_user(BY, &NewUser { username, tier, email, ..NewUser::default() })
+                .await?;
             let text = format!(
                 "Created user '{name}' of tier {tier}.\n\
                  A key for it: usher keys create --user {name} --name NAME",
@@ -98,18 +99,20 @@ pub(super) fn run(command: Command, config: &Config, output: Output) -> anyhow::
         }
         Command::Show { username } => {
             let user = store.show_user(&username).await?;
-            let keys = store.list_ssh_keys(&username).await?;
+            let keys = store.list_ssh_keys(user.id).await?;
             output.say(&user, &describe(&user, &keys))
         }
         Command::AddSshKey { username, file } => {
-            let key = PublicKey::read(&text_of(&file)?)?;
-            let key = store.add_ssh_key(BY, &username, &key).await?;
+            let key = PublicKey::parse(&text_of(&file)?)?;
+            let user = store.show_user(&username).await?;
+            let key = store.add_ssh_key(BY, user.id, &key).await?;
             let text = format!("Key {} of {username}: {}", key.id, key.fingerprint);
             output.say(&key, &text)
         }
         Command::RemoveSshKey { username, id } => {
-            store.remove_ssh_key(BY, &username, id).await?;
-            output.say(&json!({ "id": id, "removed": true }), &format!("Key {id} is removed."))
+            let user = store.show_user(&username).await?;
+            let key = store.remove_ssh_key(BY, user.id, id).await?;
+            output.say(&key, &format!("Key {id} of {username} is removed."))
         }
         Command::SetPassword { username, password_stdin } => {
             // whoever mistypes the name is told before being asked

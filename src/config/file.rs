@@ -99,9 +99,10 @@ fn sections(root: &Section<'_>) -> Config {
     let upstreams = upstreams::upstreams(root);
     let state_dir = state::state_dir(root);
     state::redis(root);
-    listen::later(root);
+    let listen = listen::listen(root);
     Config {
-        listen: listen::listen(root),
+        admin: listen::admin(root, &listen),
+        listen,
         metrics: listen::metrics(root),
         database: state::database(root, &state_dir),
         auth: auth::auth(root, &tier_names, &state_dir),

@@ -13,11 +13,14 @@ use pingora::{Error, ErrorType};
 
 use super::Gateway;
 use super::body::{self, Unread};
+use super::cors;
 use super::ctx::{Ctx, Target};
+use super::managed;
 use super::quota;
 use super::refusal::Refusal;
 use crate::auth::credential::PathKey;
 use crate::auth::{Asking, AuthError, Principal, Signed, login};
+use crate::config::RouteClass;
 use crate::model::{BadName, ModelName};
 use crate::payload::{self, BadPayload, Payload};
 use crate::policy::{self, RoutePermit};
@@ -30,7 +33,7 @@ use crate::upstream::Fleet;
 /// streams do not wait for it.
 const LARGE: usize = 256 * 1024;
 /// Largest body of an administrator's request, bytes.
-const ADMIN_BODY: u64 = 64 * 1024;
+pub(super) const ADMIN_BODY: u64 = 64 * 1024;
 
 /// Why a request goes no further.
 pub(super) enum Stop {
@@ -76,6 +79,7 @@ pub(super) async fn admit(
         keep_body(gateway, session, ctx, login::LARGEST).await?;
     }
     let Class::Guarded(_) = route.class else { return Ok(Admitted::Local(route.action)) };
+    refuse_foreign_pages(session, ctx, route)?;
     authenticate(gateway, session, ctx).await?;
     let permit = authorise(ctx, route)?;
     quota::count(gateway, ctx, route).await?;
@@ -106,10 +110,13 @@ pub(super) async fn admit(
             ctx.estimate = look_at(body, payload::estimate_tokens).await?;
             Ok(Admitted::Local(route.action))
         }
-        Action::Manage(_) => {
+        Action::Manage(op) => {
             choose_managed(gateway, session, ctx)?;
-            // the instance never hears of the expectation, so nobody else would answer it
-            body::send_continue(session).await.map_err(Unread::from)?;
+            managed::write_down(gateway, session, ctx, op).await?;
+            if ctx.body.is_none() {
+                // the instance never hears of the expectation, so nobody else would answer it
+                body::send_continue(session).await.map_err(Unread::from)?;
+            }
             Ok(Admitted::Proxied)
         }
         Action::Account | Action::Admin => {
@@ -133,7 +140,7 @@ fn find_route(session: &Session, ctx: &mut Ctx) -> Result<&'static route::Route,
         ctx.path_key = Some(key);
         path = rest;
     }
-    let found = route::find(&head.method, path).inspect_err(|no_route| {
+    let found = route::find_at(ctx.door, &head.method, path).inspect_err(|no_route| {
         ctx.dialect = match no_route {
             NoRoute::NotFound(dialect) | NoRoute::MethodNotAllowed { dialect, .. } => *dialect,
         };
@@ -236,6 +243,21 @@ fn authorise(ctx: &Ctx, route: &'static route::Route) -> Result<RoutePermit, Ref
     })
 }
 
+/// Pages of other sites administer nothing, with whatever credential a browser may add.
+fn refuse_foreign_pages(
+    session: &Session,
+    ctx: &Ctx,
+    route: &'static route::Route,
+) -> Result<(), Refusal> {
+    let administers = route.class == Class::Guarded(RouteClass::Admin);
+    if !administers || !cors::is_foreign(session.req_header(), ctx) {
+        return Ok(());
+    }
+    let detail = "Pages of this origin may not administer";
+    log_denial(ctx, detail);
+    Err(Refusal::new(403, "foreign_origin", detail))
+}
+
 /// A body that we cannot read is a body that we cannot judge, and Ollama unpacks zstd on `/v1`.
 fn refuse_encoded(session: &Session) -> Result<(), Refusal> {
     let mut codings = session.req_header().headers.get_all("content-encoding").into_iter();
@@ -268,7 +290,7 @@ async fn read_payload(
 }
 
 /// Reads a body of at most `limit` bytes, and keeps it with its share of the memory.
-async fn keep_body(
+pub(super) async fn keep_body(
     gateway: &Gateway,
     session: &mut Session,
     ctx: &mut Ctx,

@@ -1,11 +1,8 @@
 //! To the admin router and back: a Pingora session becomes an [`http::Request`], which is answered
 //! in this process, and the answer becomes one of ours.
 
-use std::panic::AssertUnwindSafe;
-
 use axum::body::Body;
 use axum::response::Response;
-use futures_util::FutureExt;
 use http::Request;
 use http::header::CONTENT_TYPE;
 use pingora::Result;
@@ -34,7 +31,8 @@ pub(super) async fn call(
         Ok(request) => request,
         Err(refusal) => return Ok(Some(refusal)),
     };
-    let answering = AssertUnwindSafe(gateway.admin.clone().oneshot(request)).catch_unwind();
+    // A task of its own: an act that has begun is finished and told, whoever waits for it.
+    let answering = tokio::spawn(gateway.admin.clone().oneshot(request));
     // The answer is looked at first: once it is there, the next byte of the client is the
     // beginning of its next request, and the probe would swallow it.
     let answered = tokio::select! {
@@ -86,6 +84,7 @@ fn caller(ctx: &Ctx, principal: &Principal) -> Caller {
         key: principal.public_id().map(str::to_owned),
         principal: principal.clone(),
         address: ctx.client.ip(),
+        from: ctx.client.to_string(),
         request_id: ctx.request_id.to_string(),
         route: ctx.route_path(),
     }

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
     ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS,
-    ACCESS_CONTROL_REQUEST_METHOD, ORIGIN, VARY,
+    ACCESS_CONTROL_REQUEST_METHOD, HOST, ORIGIN, VARY,
 };
 use http::{HeaderMap, HeaderValue, Method};
 use pingora::Result;
@@ -40,6 +40,25 @@ pub(super) fn allowed(headers: &HeaderMap, origins: &BTreeSet<String>) -> Option
     origins.contains(origin.to_str().ok()?).then(|| origin.clone())
 }
 
+/// Whether a page asks that is neither listed nor our own. A browser may add a credential that it
+/// was once given for this server, which the page itself never saw; so nothing that such a page
+/// sends may change anything.
+pub(super) fn is_foreign(request: &RequestHeader, ctx: &Ctx) -> bool {
+    if ctx.origin.is_some() {
+        return false;
+    }
+    let host = request.headers.get(HOST).and_then(|host| host.to_str().ok());
+    let host = host.or_else(|| request.uri.authority().map(|authority| authority.as_str()));
+    let own = |origin: &HeaderValue| {
+        let origin = origin.to_str().ok().and_then(|origin| origin.split_once("://"));
+        origin.zip(host).is_some_and(|((_, origin), host)| origin.eq_ignore_ascii_case(host))
+    };
+    let crossing = |site: &HeaderValue| site == "cross-site" || site == "same-site";
+    request.headers.get_all(ORIGIN).iter().any(|origin| !own(origin))
+        || (request.method != Method::GET
+            && request.headers.get_all("sec-fetch-site").iter().any(crossing))
+}
+
 /// Lets the page read this answer.
 pub(super) fn grant(head: &mut ResponseHeader, ctx: &Ctx) -> Result<()> {
     let Some(origin) = &ctx.origin else { return Ok(()) };
@@ -64,7 +83,7 @@ impl Preflight {
         let wanted = request.headers.get(ACCESS_CONTROL_REQUEST_METHOD)?;
         let wanted = Method::from_bytes(wanted.as_bytes()).ok()?;
         let path = request.raw_path().split(|byte| *byte == b'?').next().unwrap_or_default();
-        let methods = match route::find(&wanted, path) {
+        let methods = match route::find_at(ctx.door, &wanted, path) {
             Ok(found) => found.route.methods,
             Err(NoRoute::MethodNotAllowed { allow, .. }) => allow,
             Err(NoRoute::NotFound(_)) => return None,

@@ -24,7 +24,7 @@ use crate::config::Config;
 use crate::live::{Generation, Live};
 use crate::model::ModelName;
 use crate::policy::RoutePermit;
-use crate::route::{Dialect, Route};
+use crate::route::{Dialect, Door, Route};
 use crate::scheduler::{Seat, Wish};
 use crate::upstream::{Fleet, Instance};
 use crate::usage::Meter;
@@ -37,6 +37,8 @@ pub struct Ctx {
     pub(super) fleet: Arc<Fleet>,
     /// The tokens that are believed by it.
     pub(super) tokens: Arc<Tokens>,
+    /// Where it came in.
+    pub(super) door: Door,
     /// When the head was complete.
     pub(super) start: Instant,
     /// The client's own id, or one made here.
@@ -155,11 +157,12 @@ pub struct Timings {
 
 impl Ctx {
     /// A request of which nothing is known yet.
-    pub(super) fn new(generation: &Generation, in_flight: InFlight) -> Self {
+    pub(super) fn new(generation: &Generation, in_flight: InFlight, door: Door) -> Self {
         Self {
             config: Arc::clone(&generation.config),
             fleet: Arc::clone(&generation.fleet),
             tokens: Arc::clone(&generation.tokens),
+            door,
             start: Instant::now(),
             request_id: RequestId::NONE,
             client: ClientAddr::of(SocketAddr::from(([0, 0, 0, 0], 0))),

@@ -122,11 +122,15 @@ pub(super) async fn write(
     for (name, value) in headers {
         head.insert_header(name, value)?;
     }
-    head.insert_header("Content-Length", body.len())?;
+    // a 204 has neither a body nor a length (RFC 9110, 8.6)
+    let empty = status == StatusCode::NO_CONTENT;
+    if !empty {
+        head.insert_header("Content-Length", body.len())?;
+    }
     head.insert_header("X-Request-Id", ctx.request_id.value())?;
     quota::tell(&mut head, ctx)?;
     cors::grant(&mut head, ctx)?;
-    let bodiless = session.req_header().method == http::Method::HEAD;
+    let bodiless = empty || session.req_header().method == http::Method::HEAD;
     session.write_response_header(Box::new(head), bodiless).await?;
     if !bodiless {
         session.write_response_body(Some(body), true).await?;

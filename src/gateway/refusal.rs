@@ -40,6 +40,8 @@ pub(super) struct Refusal {
     pub reason: &'static str,
     /// What the log reads besides.
     pub cause: Option<String>,
+    /// Mistakes that are listed besides, on routes of no dialect.
+    problems: Vec<String>,
     extra: Extra,
 }
 
@@ -60,7 +62,8 @@ impl Refusal {
         reason: &'static str,
         detail: impl Into<Cow<'static, str>>,
     ) -> Self {
-        Self { status, detail: detail.into(), reason, cause: None, extra: Extra::default() }
+        let (detail, problems, extra) = (detail.into(), Vec::new(), Extra::default());
+        Self { status, detail, reason, cause: None, problems, extra }
     }
 
     /// The request cannot be understood.
@@ -216,7 +219,7 @@ impl Refusal {
     /// The body, in the shape that the route's clients show to people.
     pub(super) fn body(&self, dialect: Dialect) -> Bytes {
         Bytes::from(match dialect {
-            Dialect::Plain => json(&Plain { detail: &self.detail }),
+            Dialect::Plain => json(&Plain { detail: &self.detail, problems: &self.problems }),
             Dialect::Native => json(&Native { detail: &self.detail, error: &self.detail }),
             Dialect::Anthropic => json(&Anthropic {
                 detail: &self.detail,
@@ -321,6 +324,7 @@ impl From<Fault> for Refusal {
     fn from(fault: Fault) -> Self {
         let mut no = Self::new(fault.status.as_u16(), fault.reason, fault.detail);
         no.cause = fault.cause;
+        no.problems = fault.problems;
         let soon = (no.status == 503).then_some(2);
         no.extra.retry_after = fault.retry_after.or(soon).map(|wait| wait.clamp(1, 3600));
         no.extra.challenge = no.status == 401;
@@ -356,6 +360,8 @@ impl From<BadPayload> for Refusal {
 #[derive(Serialize)]
 struct Plain<'a> {
     detail: &'a str,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    problems: &'a [String],
 }
 
 #[derive(Serialize)]

@@ -35,6 +35,16 @@ const CONTRACT: &[(&str, &str, &str)] = &[
     ("manage", "POST", "/api/copy"),
     ("manage", "DELETE", "/api/delete"),
     ("manage", "HEAD POST", "/api/blobs/{digest}"),
+    ("admin", "GET POST", "/admin/keys"),
+    ("admin", "GET PATCH DELETE", "/admin/keys/{id}"),
+    ("admin", "POST", "/admin/keys/{id}/rotate"),
+    ("admin", "GET POST", "/admin/users"),
+    ("admin", "GET PATCH DELETE", "/admin/users/{id}"),
+    ("admin", "GET POST DELETE", "/admin/users/{id}/ssh-keys"),
+    ("admin", "GET", "/admin/audit"),
+    ("admin", "GET", "/admin/config"),
+    ("admin", "POST", "/admin/reload"),
+    ("admin", "GET", "/admin/openapi.json"),
     ("admin", "GET", "/admin/usage"),
     ("admin", "GET", "/admin/upstreams"),
     ("admin", "POST", "/admin/upstreams/{name}/drain"),
@@ -53,6 +63,7 @@ const METHODS: [Method; 8] = [
 ];
 
 fn spelled(path: &str) -> String {
+    let path = if path.starts_with("/admin") { &path.replace("{id}", "42") } else { path };
     path.replace("{id}", "llama3.2:1b").replace("{digest}", DIGEST).replace("{name}", "gpu-0")
 }
 
@@ -112,6 +123,56 @@ fn an_instance_is_named_by_what_the_configuration_allows_alone() {
     }
     for name in ["", "a/b", "a%2Fb", "a b", "..%2f", &"x".repeat(65)] {
         assert!(not_found(&format!("/admin/upstreams/{name}/drain")), "{name}");
+    }
+}
+
+#[test]
+fn each_door_leads_to_its_routes_alone() {
+    for (class, methods, path) in CONTRACT {
+        let spelled = spelled(path);
+        let method = methods.split(' ').next().unwrap().parse().unwrap();
+        let at = |door| find_at(door, &method, spelled.as_bytes()).is_ok();
+        let data = ["/api/", "/v1/"].iter().any(|root| path.starts_with(root));
+        assert!(at(Door::Both), "{path}");
+        assert_eq!(at(Door::Data), *class != "admin", "{path}");
+        assert_eq!(at(Door::Admin), !data, "{path}");
+        let hidden = find_at(Door::Data, &Method::TRACE, spelled.as_bytes());
+        if *class == "admin" {
+            assert_eq!(hidden, Err(NoRoute::NotFound(Dialect::Plain)), "not even 405: {path}");
+        }
+    }
+}
+
+#[test]
+fn an_entry_has_one_id_in_one_spelling() {
+    for id in ["1", "42", "9223372036854775807"] {
+        let path = format!("/admin/keys/{id}");
+        let found = find(&Method::GET, path.as_bytes()).unwrap();
+        assert_eq!((found.parameter.as_deref(), &*found.upstream_path()), (Some(id), &*path));
+    }
+    for id in [
+        "",
+        "0",
+        "-1",
+        "+1",
+        "01",
+        "1.0",
+        "1e0",
+        "0x1",
+        "[0]",
+        "%31",
+        "1%20",
+        "*",
+        "first",
+        "1/x",
+        "1;x",
+        "１",
+        "9223372036854775808",
+    ] {
+        for path in [format!("/admin/keys/{id}"), format!("/admin/users/{id}")] {
+            assert!(not_found(&path), "{path}");
+        }
+        assert!(not_found(&format!("/admin/keys/{id}/rotate")), "{id}");
     }
 }
 

@@ -15,6 +15,7 @@ use crate::config::Config;
 /// The sockets, there before anything else is started: a busy address ends the start.
 pub(super) struct Sockets {
     clients: Vec<Socket>,
+    admin: Option<Socket>,
     metrics: Option<Socket>,
 }
 
@@ -52,23 +53,31 @@ impl Sockets {
             let socket = open(listen.address, scheme);
             clients.push(socket.with_context(|| format!("cannot listen on {}", listen.address))?);
         }
+        let admin = config.admin.map(|wanted| {
+            open(wanted, "http").with_context(|| format!("cannot listen on {wanted} for /admin"))
+        });
+        let admin = admin.transpose()?;
         let metrics = config.metrics.map(|wanted| {
             open(wanted, "http").with_context(|| {
                 format!("cannot listen on {wanted} for metrics (`metrics: off` does without)")
             })
         });
-        Ok(Self { clients, metrics: metrics.transpose()? })
+        Ok(Self { clients, admin, metrics: metrics.transpose()? })
     }
 
-    /// Where they listen.
+    /// Where requests come in: the clients' listeners in their order, then that of `/admin`.
     pub(super) fn addresses(&self) -> Vec<String> {
-        self.clients.iter().map(|socket| socket.address.to_string()).collect()
+        let all = self.clients.iter().chain(&self.admin);
+        all.map(|socket| socket.address.to_string()).collect()
     }
 
     /// Says where they listen.
     pub(super) fn announce(&self) {
         if let Some(socket) = &self.metrics {
             log::info!("metrics on http://{}/metrics", socket.address);
+        }
+        if let Some(socket) = &self.admin {
+            log::info!("administration on http://{}/admin", socket.address);
         }
         for socket in &self.clients {
             log::info!("listening on {}://{}", socket.scheme, socket.address);
@@ -77,15 +86,15 @@ impl Sockets {
 
     /// Second handles, to hand over one day. While one is open its socket goes on listening.
     pub(super) fn handles(&self) -> std::io::Result<Vec<(SocketAddr, TcpListener)>> {
-        let all = self.clients.iter().chain(&self.metrics);
+        let all = self.clients.iter().chain(&self.admin).chain(&self.metrics);
         all.map(|socket| Ok((socket.wanted, socket.listener.try_clone()?))).collect()
     }
 
-    /// The listener of the metrics, and those of clients for Pingora, which knows them by
+    /// The listener of the metrics, and the others for Pingora, which knows them by
     /// [`Self::addresses`].
     pub(super) fn into_parts(self) -> (Option<TcpListener>, ListenFds) {
         let mut fds = Fds::new();
-        for socket in self.clients {
+        for socket in self.clients.into_iter().chain(self.admin) {
             fds.add(socket.address.to_string(), socket.listener.into_raw_fd());
         }
         (self.metrics.map(|socket| socket.listener), Arc::new(Mutex::new(fds)))

@@ -3,12 +3,14 @@
 //! Every change is one [`Change`]: it raises `revision`, does its work, writes its audit row, and
 //! all of that is committed together or not at all.
 
+mod audit;
 mod dialect;
 mod fault;
 mod identity;
 mod keys;
 mod migrate;
 mod passwords;
+mod rotation;
 mod ssh_keys;
 mod usage;
 mod users;
@@ -76,7 +78,18 @@ impl Store {
         action: &str,
         target: &str,
     ) -> Result<(), StoreError> {
-        self.change(by).await?.commit(action, target, "").await
+        self.write_down(by, action, target, "").await
+    }
+
+    /// Writes down an act that changes nothing else in the database, and more of it.
+    pub async fn write_down(
+        &self,
+        by: &Actor<'_>,
+        action: &str,
+        target: &str,
+        detail: &str,
+    ) -> Result<(), StoreError> {
+        self.change(by).await?.commit(action, target, detail).await
     }
 
     /// Begins a change: whoever holds one is the only writer of the whole database.

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use jiff::Timestamp;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::ledger::HOUR;
 
@@ -69,10 +70,11 @@ pub fn parse_moment(text: &str) -> Result<Timestamp, BadMoment> {
 pub struct BadMoment;
 
 /// One sum, and what it is a sum of: that which was not asked for is absent.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, ToSchema)]
 pub struct Line {
     /// When the hour began.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
     pub hour: Option<Timestamp>,
     /// The key's id; 0 stands for whatever was proven without a key.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -1,5 +1,18 @@
 //! What administrators see and do while the gateway runs.
 
+mod browsers;
+mod config;
+mod crash;
+mod document;
+mod door;
+mod elsewhere;
+mod keys;
+mod lists;
+mod managed;
+mod mistakes;
+mod readme;
+mod users;
+
 use serde_json::{Value, json};
 
 use crate::support::gateway::{Gateway, gateway};
@@ -19,6 +32,72 @@ fn two(first: &Sim, second: &Sim) -> Gateway {
 
 fn as_admin(gateway: &Gateway, method: &str, path: &str) -> Answer {
     gateway.request(method, path).key(gateway.key("admin")).send()
+}
+
+/// What administrators ask, and the document that their answers are held against.
+struct Office {
+    gateway: Gateway,
+    document: document::Document,
+}
+
+impl Office {
+    /// An office of a gateway before one instance; `ann` is a free user.
+    fn open() -> (Self, Sim) {
+        let sim = sim().args(&FAST).start();
+        let gateway = gateway().upstream("gpu0", &sim.url()).user("ann", "free").start();
+        (Self::of(gateway), sim)
+    }
+
+    fn of(gateway: Gateway) -> Self {
+        let document = document::Document::of(&as_admin(&gateway, "GET", "/admin/openapi.json"));
+        Self { gateway, document }
+    }
+
+    /// Asks, expects this status, and holds the answer against the document.
+    fn ask(&self, method: &str, path: &str, body: Option<&Value>, status: u16) -> Value {
+        let request = self.gateway.request(method, path).key(self.gateway.key("admin"));
+        let request = match body {
+            Some(body) => request.json(body),
+            None => request,
+        };
+        let answer = request.send();
+        assert_eq!(answer.status, status, "{method} {path} {body:?}: {}", answer.text());
+        assert_eq!(answer.header("cache-control"), Some("no-store"), "{method} {path}");
+        self.document.holds(method, path, &answer);
+        if status == 204 {
+            assert!(answer.body.is_empty() && answer.header("content-length").is_none());
+            return Value::Null;
+        }
+        answer.json()
+    }
+
+    fn get(&self, path: &str) -> Value {
+        self.ask("GET", path, None, 200)
+    }
+
+    fn post(&self, path: &str, body: &Value) -> Value {
+        self.ask("POST", path, Some(body), 201)
+    }
+
+    /// What is said about a refusal.
+    fn refusal(&self, method: &str, path: &str, body: &Value, status: u16) -> String {
+        let answer = self.ask(method, path, Some(body), status);
+        answer["detail"].as_str().expect("a detail").to_owned()
+    }
+
+    /// The status that a request with this key gets.
+    fn status_of(&self, key: &str) -> u16 {
+        self.gateway.get("/api/tags").key(key).send().status
+    }
+}
+
+fn text(object: &Value, field: &str) -> String {
+    object[field].as_str().unwrap_or_else(|| panic!("no {field} in {object}")).to_owned()
+}
+
+fn ids(list: &Value) -> Vec<i64> {
+    let entries = list["data"].as_array().unwrap_or_else(|| panic!("{list} is no list"));
+    entries.iter().map(|entry| entry["id"].as_i64().expect("an id")).collect()
 }
 
 fn upstreams(gateway: &Gateway) -> Value {
@@ -157,18 +236,11 @@ fn acts_are_written_down_in_the_log_and_in_the_database_and_empty_ones_are_not()
 
 /// Actor, address, action and target of the acts on instances, oldest first.
 fn audit(gateway: &Gateway) -> Vec<[String; 4]> {
-    let database = gateway.home().path().join("state/usher.db");
-    let script = "import json, sqlite3, sys\n\
-                  rows = sqlite3.connect(sys.argv[1]).execute(\"SELECT actor, address, action, \
-                  target FROM audit WHERE action LIKE 'upstream.%' ORDER BY id\")\n\
-                  print(json.dumps(list(rows)))";
-    let output = std::process::Command::new("python3")
-        .args(["-c", script])
-        .arg(database)
-        .output()
-        .expect("python3 runs");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    serde_json::from_slice(&output.stdout).expect("it prints JSON")
+    let trail = as_admin(gateway, "GET", "/admin/audit").json();
+    let acts = trail["data"].as_array().expect("a list").iter().rev();
+    let acts = acts.filter(|act| act["action"].as_str().is_some_and(|it| it.starts_with("upstr")));
+    let text = |act: &Value, name: &str| act[name].as_str().expect("a text").to_owned();
+    acts.map(|act| ["actor", "address", "action", "target"].map(|name| text(act, name))).collect()
 }
 
 #[test]

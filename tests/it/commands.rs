@@ -1,5 +1,7 @@
 //! The commands as an operator types them: the real program, on a directory of its own.
 
+mod rotation;
+
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -98,7 +100,7 @@ fn is_rfc3339_utc(time: &Value) -> bool {
     text.ends_with('Z') && text.parse::<jiff::Timestamp>().is_ok()
 }
 
-const KEY_FIELDS: [&str; 13] = [
+const KEY_FIELDS: [&str; 15] = [
     "id",
     "prefix",
     "user",
@@ -112,6 +114,8 @@ const KEY_FIELDS: [&str; 13] = [
     "expires_at",
     "revoked_at",
     "last_used_at",
+    "replaces",
+    "replaced_by",
 ];
 
 #[test]
@@ -330,6 +334,7 @@ fn what_cannot_be_done_is_one_line_and_exit_code_1() {
         ("keys list --user bob", "there is no user 'bob'"),
         ("keys show 99", "there is no key 99"),
         ("keys revoke 99", "there is no key 99"),
+        ("keys rotate 99", "there is no key 99"),
     ] {
         assert_eq!(machine.refusal(arguments), format!("usher: {line}"), "usher {arguments}");
     }
@@ -348,6 +353,7 @@ fn wrong_usage_is_exit_code_2() {
         "keys import --sha256 1234 --user bob",
         "keys list --state lost",
         "keys show first",
+        "keys rotate 1 --grace week",
         "users create",
         "users set-password bob",
     ] {

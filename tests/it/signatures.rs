@@ -104,7 +104,7 @@ fn what_is_no_public_key_is_not_registered() {
     let add = |text: &str| gateway.home().feed(&["users", "add-ssh-key", "ann", "-"], text);
     let bad = add("ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAABAQ ann@laptop");
     let complaint = String::from_utf8_lossy(&bad.stderr).into_owned();
-    assert!(complaint.contains("expected one Ed25519 public key"), "{complaint}");
+    assert!(complaint.contains("expected the line of an Ed25519 public key"), "{complaint}");
     let line = format!("ssh-ed25519 {}", Client::new(3).public());
     assert!(add(&line).status.success());
     let twice = add(&line);

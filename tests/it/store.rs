@@ -1,10 +1,31 @@
 //! The store's contract, kept alike by SQLite and PostgreSQL.
 #![allow(clippy::cognitive_complexity, reason = "each awaited assertion counts, in a row or not")]
 
+/// Each test twice, on either database.
+macro_rules! on_both {
+    ($($name:ident)*) => {
+        mod sqlite {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                super::$name(crate::store::place::Place::sqlite().await).await;
+            })*
+        }
+        mod postgresql {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                super::$name(crate::store::place::Place::postgres().await).await;
+            })*
+        }
+    };
+}
+
+mod administration;
 mod books;
 mod place;
 mod postgres_alone;
+mod rotation;
 mod sqlite_alone;
+mod ssh_keys;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -20,24 +41,6 @@ use books::{
     usage_adds_up_and_is_summed_in_four_ways, users_see_the_newest_fifty_of_their_own_hours,
 };
 use place::{CLI, Place, hash, holder, key, spec, user};
-
-/// Each test twice, on either database.
-macro_rules! on_both {
-    ($($name:ident)*) => {
-        mod sqlite {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $name() {
-                super::$name(super::place::Place::sqlite().await).await;
-            })*
-        }
-        mod postgresql {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $name() {
-                super::$name(super::place::Place::postgres().await).await;
-            })*
-        }
-    };
-}
 
 on_both! {
     a_fresh_database_is_empty
@@ -269,7 +272,7 @@ async fn keys_are_listed_by_user_and_state(place: Place) {
     key(&store, "bob", "bob-1").await;
 
     let list = async |user: Option<&str>, state| {
-        let filter = KeyFilter { user: user.map(str::to_owned), state };
+        let filter = KeyFilter { user: user.map(str::to_owned), state, ..KeyFilter::default() };
         let keys = store.list_keys(&filter).await.unwrap();
         keys.into_iter().map(|key| key.name).collect::<Vec<_>>()
     };
@@ -283,7 +286,7 @@ async fn keys_are_listed_by_user_and_state(place: Place) {
 async fn unknown_names_are_not_found(place: Place) {
     let store = place.open().await;
     let print = Fingerprint { hash: hash("k"), public_id: None };
-    let nobodys = KeyFilter { user: Some("nobody".to_owned()), state: None };
+    let nobodys = KeyFilter { user: Some("nobody".to_owned()), ..KeyFilter::default() };
     for error in [
         store.show_user("nobody").await.unwrap_err(),
         store.set_tier(CLI, "nobody", "free").await.unwrap_err(),

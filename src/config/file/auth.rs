@@ -18,7 +18,6 @@ use crate::config::{Auth, Issuer, Jwt, JwtSecret, Rate, Secret, SecretFile, Wind
 /// `auth`; `tiers` are the names that a mapping of roles may give.
 pub(super) fn auth(root: &Section<'_>, tiers: &[&str], state_dir: &Path) -> Auth {
     root.section("auth", |s| {
-        s.get("rotation_grace", values::duration);
         let jwt = s.section("jwt", |s| jwt(s, state_dir));
         let api_keys = s.section("api_keys", |s| {
             let header = s.get("header", header).unwrap_or(HeaderName::from_static("x-api-key"));
@@ -32,6 +31,9 @@ pub(super) fn auth(root: &Section<'_>, tiers: &[&str], state_dir: &Path) -> Auth
             key_in_path: api_keys.1,
             login_attempts: s.section("login", |s| s.get("attempts", attempts)).unwrap_or(FIVE),
             max_stale: s.get("max_stale", values::duration).unwrap_or(Duration::from_secs(120)),
+            rotation_grace: s
+                .get("rotation_grace", values::duration)
+                .unwrap_or(Duration::from_secs(7 * 86_400)),
         }
     })
 }

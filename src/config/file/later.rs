@@ -30,10 +30,8 @@ enum Today {
 
 /// Every key that does nothing yet.
 pub(super) const LATER: &[Later] = &[
-    later("admin.address", "the admin API is", Today::Is("same")),
     later("redis", "sharing state through Redis is", Today::Is("null")),
     later("redis_file", "sharing state through Redis is", Today::Silent),
-    later("auth.rotation_grace", "rotation of keys is", Today::Silent),
     later("tiers.*.weight", "weighted queues are", Today::Silent),
     later("tiers.*.num_ctx", RUNNER, Today::Silent),
     later("tiers.*.runner_options", RUNNER, Today::Silent),

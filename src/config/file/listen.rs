@@ -1,5 +1,5 @@
-//! Where Usher listens: `listen`; which pages may call: `cors`; and what is beside it: `metrics`,
-//! and later `admin`.
+//! Where Usher listens: `listen`; which pages may call: `cors`; and what is beside it: `admin` and
+//! `metrics`.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -31,13 +31,11 @@ pub(super) fn listen(root: &Section<'_>) -> Vec<Listen> {
 fn one(item: &Item<'_>) -> Option<Listen> {
     item.section(|s| {
         let address = s.must("address", address);
-        // a wrong word has its own message: one mistake, one line
-        let plaintext = s.item("plaintext");
-        plaintext.as_ref().map(|item| item.scalar(values::word(&[("allow", ())])));
+        let plaintext = plaintext(s);
         let tls = s.item("tls").map(|tls| files(&tls));
         let balancers = s.list("proxy_protocol", |item| item.scalar(network));
         let address = address?;
-        if !address.ip().to_canonical().is_loopback() && plaintext.is_none() && tls.is_none() {
+        if plaintext.is_none() && tls.is_none() && is_public(address) {
             let text = format!(
                 "{address} can be reached from other machines, and keys would travel unencrypted: \
                  add `tls: {{ cert: …, key: … }}`, listen on 127.0.0.1:{}, or add \
@@ -49,6 +47,18 @@ fn one(item: &Item<'_>) -> Option<Listen> {
         let balancers = (!balancers.is_empty()).then_some(balancers);
         Some(Listen { address, tls: tls.flatten(), balancers })
     })
+}
+
+/// Whether other machines can reach it.
+fn is_public(address: SocketAddr) -> bool {
+    !address.ip().to_canonical().is_loopback()
+}
+
+/// Whether plain HTTP is meant. A wrong word has its own message: one mistake, one line.
+fn plaintext<'a>(s: &Section<'a>) -> Option<Item<'a>> {
+    let plaintext = s.item("plaintext");
+    plaintext.as_ref().map(|item| item.scalar(values::word(&[("allow", ())])));
+    plaintext
 }
 
 fn files(tls: &Item<'_>) -> Option<TlsFiles> {
@@ -74,14 +84,28 @@ pub(super) fn metrics(root: &Section<'_>) -> Option<SocketAddr> {
     }
 }
 
-/// `admin`: read for its mistakes.
-pub(super) fn later(root: &Section<'_>) {
+/// `admin`: an address of its own, or none.
+pub(super) fn admin(root: &Section<'_>, listen: &[Listen]) -> Option<SocketAddr> {
     root.section("admin", |s| {
-        s.get("address", |scalar| match &*scalar.text {
-            "same" => Ok(()),
-            _ => address(scalar).map(drop).map_err(|text| format!("expected `same`, or: {text}")),
-        })
-    });
+        let own = s.get("address", |scalar| match &*scalar.text {
+            "same" => Ok(None),
+            _ => address(scalar).map(Some).map_err(|text| format!("expected `same`, or: {text}")),
+        });
+        let plaintext = plaintext(s);
+        let address = own.flatten()?;
+        if plaintext.is_none() && is_public(address) {
+            let port = address.port();
+            let text = format!(
+                "{address} can be reached from other machines, and keys would travel unencrypted: \
+                 say 127.0.0.1:{port}, or add `plaintext: allow`"
+            );
+            s.wrong("address", text);
+        }
+        if address.port() != 0 && listen.iter().any(|listen| listen.address == address) {
+            s.wrong("address", format!("{address} is in `listen` already: say `same`"));
+        }
+        Some(address)
+    })
 }
 
 /// `IP:PORT`.

@@ -41,6 +41,7 @@ CREATE TABLE api_keys (
     last_used_at BIGINT
 );
 CREATE INDEX api_keys_by_user ON api_keys (user_id);
+CREATE UNIQUE INDEX api_keys_by_successor ON api_keys (replaced_by);
 
 CREATE TABLE revoked_tokens (
     jti        TEXT   PRIMARY KEY NOT NULL,

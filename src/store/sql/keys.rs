@@ -7,8 +7,8 @@ use super::{Change, Store, moment, now};
 use crate::config::Rate;
 use crate::config::units::UnitError;
 use crate::store::{
-    ADMIN, Actor, Fingerprint, KeyFilter, KeyLimits, KeyRecord, KeySpec, KeyState, NewUser,
-    StoreError,
+    ADMIN, Actor, Fingerprint, KeyFilter, KeyLimits, KeyPatch, KeyRecord, KeySpec, KeyState,
+    LimitsPatch, NewUser, StoreError,
 };
 
 const LONGEST_NAME: usize = 100;
@@ -17,8 +17,10 @@ macro_rules! select_keys {
     ($rest:literal) => {
         concat!(
             "SELECT k.id, k.public_id, u.username, k.name, k.tier, k.models, k.limits, ",
-            "k.delegating, k.created_at, k.expires_at, k.revoked_at, k.last_used_at ",
+            "k.delegating, k.created_at, k.expires_at, k.revoked_at, k.last_used_at, ",
+            "k.replaced_by, old.id AS replaces ",
             "FROM api_keys k JOIN users u ON u.id = k.user_id ",
+            "LEFT JOIN api_keys old ON old.replaced_by = k.id ",
             $rest
         )
     };
@@ -54,7 +56,8 @@ impl Store {
             change.abandon().await?;
             return Ok(None);
         }
-        let admin = NewUser { username: spec.user.clone(), tier: ADMIN.to_owned(), email: None };
+        let (username, tier) = (spec.user.clone(), ADMIN.to_owned());
+        let admin = NewUser { username, tier, ..NewUser::default() };
         let user = change.insert_user(&admin).await?;
         let key = change.insert_key(user, spec, print).await?;
         change.record("user.create", &spec.user, "tier admin").await?;
@@ -68,12 +71,20 @@ impl Store {
             self.show_user(user).await?;
         }
         let query = sqlx::query_as(select_keys!(
-            "WHERE CAST($1 AS TEXT) IS NULL OR u.username = $1 ORDER BY k.id"
+            "WHERE k.id > $1
+               AND (CAST($2 AS TEXT) IS NULL OR u.username = $2)
+               AND (CAST($3 AS TEXT) IS NULL OR $3 = CASE
+                     WHEN k.revoked_at IS NOT NULL THEN 'revoked'
+                     WHEN k.expires_at <= $4 THEN 'expired'
+                     ELSE 'active' END)
+             ORDER BY k.id LIMIT $5"
         ))
-        .bind(&filter.user);
-        let mut keys: Vec<KeyRecord> = self.ask(query.fetch_all(&self.pool)).await?;
-        keys.retain(|key| filter.state.is_none_or(|state| key.state == state));
-        Ok(keys)
+        .bind(filter.span.after())
+        .bind(&filter.user)
+        .bind(filter.state.map(KeyState::as_str))
+        .bind(now().as_millisecond())
+        .bind(filter.span.rows());
+        self.ask(query.fetch_all(&self.pool)).await
     }
 
     /// The key with this id.
@@ -83,37 +94,92 @@ impl Store {
         found.ok_or_else(|| unknown(id))
     }
 
-    /// Ends a key for good. A key that was revoked before stays so, since then.
+    /// Changes a key, all that `patch` says or nothing. [`StoreError::Conflict`] if it would move
+    /// the end of a key that was replaced: its grace is over when it was said to be.
+    pub async fn patch_key(
+        &self,
+        by: &Actor<'_>,
+        id: i64,
+        patch: &KeyPatch,
+    ) -> Result<KeyRecord, StoreError> {
+        let mut change = self.change(by).await?;
+        let before = change.key(id).await?;
+        let after = patched(&before, patch);
+        let news = differences(&before, &after);
+        if news.is_empty() {
+            change.abandon().await?;
+            return Ok(before);
+        }
+        check(&after.name, after.models.as_deref(), &after.limits)?;
+        if let (true, Some(successor)) = (before.expires_at != after.expires_at, before.replaced_by)
+        {
+            let text = format!("key {id} was replaced by key {successor}, so its end stays");
+            return Err(StoreError::Conflict(text));
+        }
+        let update = sqlx::query(
+            "UPDATE api_keys SET name = $1, models = $2, limits = $3, expires_at = $4 WHERE id = $5",
+        )
+        .bind(&after.name)
+        .bind(after.models.as_ref().map(json))
+        .bind(json(&after.limits))
+        .bind(after.expires_at.map(|end| end.as_millisecond()))
+        .bind(id);
+        change.faults.of(update.execute(&mut *change.tx).await)?;
+        // as the database keeps it
+        let after = change.key(id).await?;
+        let detail = format!("{}: {}", describe(&after), news.join(", "));
+        change.commit("key.update", &id.to_string(), &detail).await?;
+        Ok(after)
+    }
+
+    /// Ends a key for good, and with it the grace of the one that it replaced. A key that was
+    /// revoked before stays so, since then.
     pub async fn revoke_key(&self, by: &Actor<'_>, id: i64) -> Result<KeyRecord, StoreError> {
         let mut change = self.change(by).await?;
-        let query = sqlx::query_as(select_keys!("WHERE k.id = $1")).bind(id);
-        let found: Option<KeyRecord> =
-            change.faults.of(query.fetch_optional(&mut *change.tx).await)?;
-        let mut key = found.ok_or_else(|| unknown(id))?;
+        let key = change.key(id).await?;
         if key.revoked_at.is_some() {
             change.abandon().await?;
             return Ok(key);
         }
-        let update = sqlx::query("UPDATE api_keys SET revoked_at = $1 WHERE id = $2")
-            .bind(change.at.as_millisecond())
-            .bind(id);
-        change.faults.of(update.execute(&mut *change.tx).await)?;
-        key.revoked_at = Some(change.at);
-        key.state = KeyState::Revoked;
-        change.commit("key.revoke", &id.to_string(), &describe(&key)).await?;
+        if let Some(old) = key.replaces {
+            let old = change.key(old).await?;
+            if old.state == KeyState::Active {
+                change.revoke(old).await?;
+            }
+        }
+        let key = change.revoke(key).await?;
+        change.faults.of(change.tx.commit().await)?;
         Ok(key)
     }
 }
 
 impl Change<'_> {
+    /// The key with this id, as no other writer can change it now.
+    pub(super) async fn key(&mut self, id: i64) -> Result<KeyRecord, StoreError> {
+        let query = sqlx::query_as(select_keys!("WHERE k.id = $1")).bind(id);
+        self.faults.of(query.fetch_optional(&mut *self.tx).await)?.ok_or_else(|| unknown(id))
+    }
+
+    /// Ends a key and writes that down.
+    async fn revoke(&mut self, mut key: KeyRecord) -> Result<KeyRecord, StoreError> {
+        let update = sqlx::query("UPDATE api_keys SET revoked_at = $1 WHERE id = $2")
+            .bind(self.at.as_millisecond())
+            .bind(key.id);
+        self.faults.of(update.execute(&mut *self.tx).await)?;
+        key.revoked_at = Some(self.at);
+        key.state = KeyState::Revoked;
+        self.record("key.revoke", &key.id.to_string(), &describe(&key)).await?;
+        Ok(key)
+    }
+
     /// Adds a key and returns its record.
-    async fn insert_key(
+    pub(super) async fn insert_key(
         &mut self,
         user: i64,
         spec: &KeySpec,
         print: &Fingerprint<'_>,
     ) -> Result<KeyRecord, StoreError> {
-        check(spec)?;
+        check(&spec.name, spec.models.as_deref(), &spec.limits)?;
         let insert = sqlx::query_scalar(
             "INSERT INTO api_keys (public_id, key_hash, user_id, name, tier, delegating, models,
                                    limits, created_at, expires_at)
@@ -132,13 +198,38 @@ impl Change<'_> {
         .bind(spec.expires_at.map(|end| end.as_millisecond()));
         let id = insert.fetch_one(&mut *self.tx).await;
         let id = self.faults.unless_taken(id, || "this key is known already".to_owned())?;
-        let query = sqlx::query_as(select_keys!("WHERE k.id = $1")).bind::<i64>(id);
-        self.faults.of(query.fetch_one(&mut *self.tx).await)
+        self.key(id).await
     }
 }
 
+/// The key as `patch` wants it.
+fn patched(key: &KeyRecord, patch: &KeyPatch) -> KeyRecord {
+    let LimitsPatch { requests, tokens, concurrency } = &patch.limits;
+    let mut key = key.clone();
+    key.name = patch.name.clone().unwrap_or(key.name);
+    key.models = patch.models.clone().unwrap_or(key.models);
+    key.expires_at = patch.expires_at.unwrap_or(key.expires_at);
+    key.limits = KeyLimits {
+        requests: requests.clone().unwrap_or(key.limits.requests),
+        tokens: tokens.clone().unwrap_or(key.limits.tokens),
+        concurrency: concurrency.unwrap_or(key.limits.concurrency),
+    };
+    key
+}
+
+/// What is new about a key.
+fn differences(before: &KeyRecord, after: &KeyRecord) -> Vec<&'static str> {
+    let rows = [
+        ("name", before.name != after.name),
+        ("models", before.models != after.models),
+        ("limits", before.limits != after.limits),
+        ("expiry", before.expires_at != after.expires_at),
+    ];
+    rows.into_iter().filter(|(_, differs)| *differs).map(|(what, _)| what).collect()
+}
+
 /// A key's words for the audit trail.
-fn describe(key: &KeyRecord) -> String {
+pub(super) fn describe(key: &KeyRecord) -> String {
     let prefix = key.prefix.as_deref().unwrap_or("imported");
     format!("{prefix} '{}' of {}", key.name, key.user)
 }
@@ -147,21 +238,20 @@ fn unknown(id: i64) -> StoreError {
     StoreError::NotFound(format!("key {id}"))
 }
 
-fn check(spec: &KeySpec) -> Result<(), StoreError> {
-    let length = spec.name.chars().count();
-    if !(1..=LONGEST_NAME).contains(&length) || spec.name.chars().any(char::is_control) {
+fn check(name: &str, models: Option<&[String]>, limits: &KeyLimits) -> Result<(), StoreError> {
+    let length = name.chars().count();
+    if !(1..=LONGEST_NAME).contains(&length) || name.chars().any(char::is_control) {
         return Err(StoreError::Invalid(format!(
             "'{}' cannot be a key's name: 1 to {LONGEST_NAME} characters on one line",
-            spec.name.escape_debug()
+            name.escape_debug()
         )));
     }
-    let limits = &spec.limits;
     for (name, text) in [("requests", &limits.requests), ("tokens", &limits.tokens)] {
         if let Some(Err(error)) = text.as_ref().map(|text| text.parse::<Rate>()) {
             return Err(StoreError::Invalid(format!("{name}: {error}")));
         }
     }
-    let mut patterns = spec.models.iter().flatten();
+    let mut patterns = models.into_iter().flatten();
     match patterns.find(|p| p.is_empty() || p.chars().any(|c| c.is_whitespace() || c.is_control()))
     {
         Some(bad) => Err(StoreError::Invalid(format!(
@@ -219,6 +309,8 @@ impl FromRow<'_, AnyRow> for KeyRecord {
             expires_at,
             revoked_at,
             last_used_at: optional("last_used_at")?,
+            replaces: row.try_get("replaces")?,
+            replaced_by: row.try_get("replaced_by")?,
         })
     }
 }

@@ -1,80 +1,93 @@
-//! The public keys with which users of the `ollama` command sign.
+//! Acts on the public keys of users. The table holds the middle of a key's line, its base64.
 
 use sqlx::any::AnyRow;
 use sqlx::{FromRow, Row};
 
 use super::{Store, moment};
-use crate::auth::signature::{PublicKey, fingerprint};
+use crate::auth::ssh_key::PublicKey;
 use crate::store::{Actor, SshKeyRecord, StoreError};
 
+macro_rules! select_ssh_keys {
+    ($rest:literal) => {
+        concat!(
+            "SELECT s.id, u.username, s.public_key, s.created_at ",
+            "FROM ssh_keys s JOIN users u ON u.id = s.user_id ",
+            $rest
+        )
+    };
+}
+
 impl Store {
-    /// Registers a public key of a user; [`StoreError::Conflict`] if it is anybody's already.
+    /// Registers a public key for the user with this id; [`StoreError::Conflict`] if it is
+    /// somebody's already.
     pub async fn add_ssh_key(
         &self,
         by: &Actor<'_>,
-        username: &str,
+        user: i64,
         key: &PublicKey,
     ) -> Result<SshKeyRecord, StoreError> {
         let mut change = self.change(by).await?;
-        let user = change.user(username).await?;
+        let user = change.user_by_id(user).await?;
         let insert = sqlx::query_scalar(
             "INSERT INTO ssh_keys (user_id, public_key, created_at) VALUES ($1, $2, $3)
              RETURNING id",
         )
         .bind(user.id)
-        .bind(key.as_str())
+        .bind(key.base64())
         .bind(change.at.as_millisecond());
         let id = insert.fetch_one(&mut *change.tx).await;
-        let id: i64 =
-            change.faults.unless_taken(id, || "this key is registered already".to_owned())?;
+        let id = change.faults.unless_taken(id, || "this key is registered already".to_owned())?;
         let record = SshKeyRecord {
             id,
             user: user.username,
-            fingerprint: fingerprint(key.as_str()),
+            public_key: key.line(),
+            fingerprint: key.fingerprint(),
             created_at: change.at,
         };
-        change.commit("user.add-ssh-key", username, &record.fingerprint).await?;
+        let detail = format!("{id} {}", record.fingerprint);
+        change.commit("user.add-ssh-key", &record.user, &detail).await?;
         Ok(record)
     }
 
-    /// The public keys of a user, oldest first.
-    pub async fn list_ssh_keys(&self, username: &str) -> Result<Vec<SshKeyRecord>, StoreError> {
-        let user = self.show_user(username).await?;
-        let query = sqlx::query_as(
-            "SELECT s.id, u.username, s.public_key, s.created_at
-             FROM ssh_keys s JOIN users u ON u.id = s.user_id WHERE u.id = $1 ORDER BY s.id",
-        )
-        .bind(user.id);
-        self.ask(query.fetch_all(&self.pool)).await
+    /// The public keys of the user with this id, oldest first.
+    pub async fn list_ssh_keys(&self, user: i64) -> Result<Vec<SshKeyRecord>, StoreError> {
+        let user = self.show_user_by_id(user).await?.id;
+        let query = sqlx::query_as(select_ssh_keys!("WHERE s.user_id = $1 ORDER BY s.id"));
+        self.ask(query.bind(user).fetch_all(&self.pool)).await
     }
 
-    /// Takes a public key from a user.
+    /// Takes a public key from the user with this id.
     pub async fn remove_ssh_key(
         &self,
         by: &Actor<'_>,
-        username: &str,
+        user: i64,
         id: i64,
-    ) -> Result<(), StoreError> {
+    ) -> Result<SshKeyRecord, StoreError> {
         let mut change = self.change(by).await?;
-        let user = change.user(username).await?;
-        let delete = sqlx::query("DELETE FROM ssh_keys WHERE id = $1 AND user_id = $2")
-            .bind(id)
-            .bind(user.id);
-        let deleted = change.faults.of(delete.execute(&mut *change.tx).await)?;
-        if deleted.rows_affected() == 0 {
-            let text = format!("SSH key {id} of '{}'", username.escape_debug());
-            return Err(StoreError::NotFound(text));
-        }
-        change.commit("user.remove-ssh-key", username, &id.to_string()).await
+        let user = change.user_by_id(user).await?;
+        let query = sqlx::query_as(select_ssh_keys!("WHERE s.id = $1 AND s.user_id = $2"));
+        let found = query.bind(id).bind(user.id).fetch_optional(&mut *change.tx).await;
+        let found: Option<SshKeyRecord> = change.faults.of(found)?;
+        let unknown = || StoreError::NotFound(format!("SSH key {id} of '{}'", user.username));
+        let record = found.ok_or_else(unknown)?;
+        let delete = sqlx::query("DELETE FROM ssh_keys WHERE id = $1").bind(id);
+        change.faults.of(delete.execute(&mut *change.tx).await)?;
+        let detail = format!("{id} {}", record.fingerprint);
+        change.commit("user.remove-ssh-key", &record.user, &detail).await?;
+        Ok(record)
     }
 }
 
 impl FromRow<'_, AnyRow> for SshKeyRecord {
     fn from_row(row: &AnyRow) -> Result<Self, sqlx::Error> {
+        let base64: String = row.try_get("public_key")?;
+        let key = PublicKey::from_base64(&base64);
+        let key = key.map_err(|error| sqlx::Error::Decode(error.into()))?;
         Ok(Self {
             id: row.try_get("id")?,
             user: row.try_get("username")?,
-            fingerprint: fingerprint(row.try_get("public_key")?),
+            public_key: key.line(),
+            fingerprint: key.fingerprint(),
             created_at: moment(row.try_get("created_at")?)?,
         })
     }

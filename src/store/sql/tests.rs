@@ -27,8 +27,8 @@ async fn say(store: &Store, statement: &'static str) {
 }
 
 async fn create(store: &Store, username: String) -> Result<(), StoreError> {
-    let email = Some("x".repeat(2000));
-    let new = NewUser { username, tier: "free".to_owned(), email };
+    let email = Some(format!("{}@example.org", "x".repeat(200)));
+    let new = NewUser { username, tier: "free".to_owned(), email, ..NewUser::default() };
     store.create_user(&Actor::CLI, &new).await.map(drop)
 }
 

@@ -5,7 +5,8 @@ use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, FromRow, Row};
 
 use super::{Change, Store, moment};
-use crate::store::{ADMIN, Actor, NewUser, StoreError, UserRecord};
+use crate::store::record::check_email;
+use crate::store::{ADMIN, Actor, NewUser, StoreError, UserFilter, UserPatch, UserRecord};
 
 const LONGEST_USERNAME: usize = 64;
 
@@ -34,7 +35,21 @@ impl Store {
 
     /// All accounts, oldest first.
     pub async fn list_users(&self) -> Result<Vec<UserRecord>, StoreError> {
-        let query = sqlx::query_as(select_users!("ORDER BY id"));
+        self.find_users(&UserFilter::default()).await
+    }
+
+    /// The accounts that `filter` asks for, oldest first.
+    pub async fn find_users(&self, filter: &UserFilter) -> Result<Vec<UserRecord>, StoreError> {
+        let query = sqlx::query_as(select_users!(
+            "WHERE id > $1
+               AND (CAST($2 AS TEXT) IS NULL OR tier = $2)
+               AND (CAST($3 AS BIGINT) IS NULL OR disabled = $3)
+             ORDER BY id LIMIT $4"
+        ))
+        .bind(filter.span.after())
+        .bind(&filter.tier)
+        .bind(filter.disabled.map(i64::from))
+        .bind(filter.span.rows());
         self.ask(query.fetch_all(&self.pool)).await
     }
 
@@ -45,6 +60,13 @@ impl Store {
         found.ok_or_else(|| unknown(username))
     }
 
+    /// The account with this id.
+    pub async fn show_user_by_id(&self, id: i64) -> Result<UserRecord, StoreError> {
+        let query = sqlx::query_as(select_users!("WHERE id = $1")).bind(id);
+        let found = self.ask(query.fetch_optional(&self.pool)).await?;
+        found.ok_or_else(|| unknown_id(id))
+    }
+
     /// Gives a user another tier and ends the user's tokens; [`StoreError::LastAdmin`] if nobody
     /// would be left to administer.
     pub async fn set_tier(
@@ -53,24 +75,10 @@ impl Store {
         username: &str,
         tier: &str,
     ) -> Result<UserRecord, StoreError> {
+        let patch = UserPatch { tier: Some(tier.to_owned()), ..UserPatch::default() };
         let mut change = self.change(by).await?;
-        let mut user = change.user(username).await?;
-        // of a user of another issuer it changes who decides, even where it says the same
-        if user.tier == tier && user.issuer.is_none() {
-            change.abandon().await?;
-            return Ok(user);
-        }
-        change.spare_last_admin(&user).await?;
-        let update = sqlx::query(
-            "UPDATE users SET tier = $1, tier_given = 1, token_version = token_version + 1
-             WHERE id = $2",
-        )
-        .bind(tier)
-        .bind(user.id);
-        change.faults.of(update.execute(&mut *change.tx).await)?;
-        let before = std::mem::replace(&mut user.tier, tier.to_owned());
-        change.commit("user.set-tier", username, &format!("{before} to {tier}")).await?;
-        Ok(user)
+        let user = change.user(username).await?;
+        change.patch_user(user, &patch).await
     }
 
     /// Disables or enables a user; disabling ends the user's tokens, and is refused with
@@ -81,22 +89,35 @@ impl Store {
         username: &str,
         disabled: bool,
     ) -> Result<UserRecord, StoreError> {
+        let patch = UserPatch { disabled: Some(disabled), ..UserPatch::default() };
         let mut change = self.change(by).await?;
-        let mut user = change.user(username).await?;
-        if user.disabled == disabled {
-            change.abandon().await?;
-            return Ok(user);
-        }
+        let user = change.user(username).await?;
+        change.patch_user(user, &patch).await
+    }
+
+    /// Changes an account, all that `patch` says or nothing. Another tier and a disabling end the
+    /// user's tokens; [`StoreError::LastAdmin`] if nobody would be left to administer.
+    pub async fn patch_user(
+        &self,
+        by: &Actor<'_>,
+        id: i64,
+        patch: &UserPatch,
+    ) -> Result<UserRecord, StoreError> {
+        let mut change = self.change(by).await?;
+        let user = change.user_by_id(id).await?;
+        change.patch_user(user, patch).await
+    }
+
+    /// Removes an account and all its keys; [`StoreError::LastAdmin`] if nobody would be left to
+    /// administer. What it used and what it did stays known.
+    pub async fn delete_user(&self, by: &Actor<'_>, id: i64) -> Result<UserRecord, StoreError> {
+        let mut change = self.change(by).await?;
+        let user = change.user_by_id(id).await?;
         change.spare_last_admin(&user).await?;
-        let update = sqlx::query(
-            "UPDATE users SET disabled = $1, token_version = token_version + $1 WHERE id = $2",
-        )
-        .bind(i64::from(disabled))
-        .bind(user.id);
-        change.faults.of(update.execute(&mut *change.tx).await)?;
-        user.disabled = disabled;
-        let action = if disabled { "user.disable" } else { "user.enable" };
-        change.commit(action, username, "").await?;
+        // keys that were rotated point at each other, so they go in one statement
+        let delete = sqlx::query("DELETE FROM users WHERE id = $1").bind(id);
+        change.faults.of(delete.execute(&mut *change.tx).await)?;
+        change.commit("user.delete", &user.username, &format!("id {id}")).await?;
         Ok(user)
     }
 }
@@ -105,13 +126,15 @@ impl Change<'_> {
     /// Adds an account and returns its id.
     pub(super) async fn insert_user(&mut self, new: &NewUser) -> Result<i64, StoreError> {
         check_username(&new.username)?;
+        new.email.as_deref().map_or(Ok(()), check_email)?;
         let insert = sqlx::query_scalar(
-            "INSERT INTO users (username, email, tier, created_at) VALUES ($1, $2, $3, $4)
-             RETURNING id",
+            "INSERT INTO users (username, email, tier, disabled, created_at)
+             VALUES ($1, $2, $3, $4, $5) RETURNING id",
         )
         .bind(&new.username)
         .bind(&new.email)
         .bind(&new.tier)
+        .bind(i64::from(new.disabled))
         .bind(self.at.as_millisecond());
         let id = insert.fetch_one(&mut *self.tx).await;
         self.faults.unless_taken(id, || format!("there is a user '{}' already", new.username))
@@ -122,6 +145,55 @@ impl Change<'_> {
         let connection: &mut AnyConnection = &mut self.tx;
         let query = sqlx::query_as(select_users!("WHERE username = $1")).bind(username);
         self.faults.of(query.fetch_optional(connection).await)?.ok_or_else(|| unknown(username))
+    }
+
+    /// The account with this id, as no other writer can change it now.
+    pub(super) async fn user_by_id(&mut self, id: i64) -> Result<UserRecord, StoreError> {
+        let connection: &mut AnyConnection = &mut self.tx;
+        let query = sqlx::query_as(select_users!("WHERE id = $1")).bind(id);
+        self.faults.of(query.fetch_optional(connection).await)?.ok_or_else(|| unknown_id(id))
+    }
+
+    /// Does what `patch` says, and writes down each thing that is new; commits.
+    async fn patch_user(
+        mut self,
+        before: UserRecord,
+        patch: &UserPatch,
+    ) -> Result<UserRecord, StoreError> {
+        let mut user = before.clone();
+        user.tier.clone_from(patch.tier.as_ref().unwrap_or(&before.tier));
+        user.email.clone_from(patch.email.as_ref().unwrap_or(&before.email));
+        user.disabled = patch.disabled.unwrap_or(before.disabled);
+        // of a user of another issuer it changes who decides, even where it says the same
+        let given = patch.tier.is_some() && before.issuer.is_some();
+        if user == before && !given {
+            self.abandon().await?;
+            return Ok(user);
+        }
+        user.email.as_deref().map_or(Ok(()), check_email)?;
+        let promoted = user.tier != before.tier;
+        if promoted || user.disabled != before.disabled {
+            self.spare_last_admin(&before).await?;
+        }
+        let ends_tokens = promoted || (user.disabled && !before.disabled);
+        let update = sqlx::query(
+            "UPDATE users SET tier = $1, email = $2, disabled = $3,
+                              token_version = token_version + $4,
+                              tier_given = CASE CAST($5 AS BIGINT) WHEN 1 THEN 1 ELSE tier_given END
+             WHERE id = $6",
+        )
+        .bind(&user.tier)
+        .bind(&user.email)
+        .bind(i64::from(user.disabled))
+        .bind(i64::from(ends_tokens))
+        .bind(i64::from(patch.tier.is_some()))
+        .bind(user.id);
+        self.faults.of(update.execute(&mut *self.tx).await)?;
+        for (action, detail) in differences(&before, &user, given) {
+            self.record(action, &user.username, &detail).await?;
+        }
+        self.faults.of(self.tx.commit().await)?;
+        Ok(user)
     }
 
     /// How many others are enabled admins.
@@ -143,6 +215,25 @@ impl Change<'_> {
     }
 }
 
+/// What is written down of a change: each thing as an act of its own.
+fn differences(
+    before: &UserRecord,
+    after: &UserRecord,
+    tier_given: bool,
+) -> Vec<(&'static str, String)> {
+    let mut acts = Vec::new();
+    if tier_given || before.tier != after.tier {
+        acts.push(("user.set-tier", format!("{} to {}", before.tier, after.tier)));
+    }
+    if before.email != after.email {
+        acts.push(("user.set-email", after.email.clone().unwrap_or_default()));
+    }
+    if before.disabled != after.disabled {
+        acts.push((if after.disabled { "user.disable" } else { "user.enable" }, String::new()));
+    }
+    acts
+}
+
 fn record(id: i64, new: &NewUser, created_at: Timestamp) -> UserRecord {
     UserRecord {
         id,
@@ -151,13 +242,17 @@ fn record(id: i64, new: &NewUser, created_at: Timestamp) -> UserRecord {
         issuer: None,
         subject: None,
         tier: new.tier.clone(),
-        disabled: false,
+        disabled: new.disabled,
         created_at,
     }
 }
 
 fn unknown(username: &str) -> StoreError {
     StoreError::NotFound(format!("user '{}'", username.escape_debug()))
+}
+
+fn unknown_id(id: i64) -> StoreError {
+    StoreError::NotFound(format!("user {id}"))
 }
 
 /// Names appear in logs, tables and paths, so they are made of characters that are safe there.

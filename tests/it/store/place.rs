@@ -56,7 +56,7 @@ impl Place {
 pub const CLI: &Actor<'static> = &Actor::CLI;
 
 pub fn user(name: &str, tier: &str) -> NewUser {
-    NewUser { username: name.to_owned(), tier: tier.to_owned(), email: None }
+    NewUser { username: name.to_owned(), tier: tier.to_owned(), ..NewUser::default() }
 }
 
 pub fn spec(user: &str, name: &str) -> KeySpec {

@@ -333,6 +333,20 @@ impl Gateway {
         assert!(sent.is_ok_and(|status| status.success()), "signal {name} was not sent");
     }
 
+    /// Starts another process beside it.
+    pub fn twin(&self) -> Twin {
+        let mut server = Server::start(&self.home);
+        Twin { address: server.address(), _server: server }
+    }
+
+    /// Buries a process that was killed, and starts another on what it left.
+    pub fn start_again(&mut self) {
+        self.server.child.wait().expect("a child can be waited for");
+        self.server.bury();
+        self.server = Server::start(&self.home);
+        self.address = self.server.address();
+    }
+
     /// Waits until it ends by itself; returns how it ended, and its whole log.
     pub fn wait(mut self) -> (ExitStatus, Vec<String>) {
         let mut ended = None;
@@ -342,6 +356,19 @@ impl Gateway {
         });
         self.server.bury();
         (ended.expect("it ended a moment ago"), self.log())
+    }
+}
+
+/// Another process on the same configuration and database.
+pub struct Twin {
+    address: SocketAddr,
+    _server: Server,
+}
+
+impl Twin {
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 }
 

@@ -95,6 +95,15 @@ impl Request {
         self.open().rest()
     }
 
+    /// Sends it, if there is somebody to answer; an answer that is cut short is none.
+    pub fn attempt(&self) -> Option<Answer> {
+        let stream = TcpStream::connect_timeout(&self.address, PATIENCE).ok()?;
+        let mut wire = Wire { stream, received: Vec::new() };
+        wire.try_send(&self.bytes()).ok()?;
+        let answer = Exchange::try_begin(wire, &self.method).ok()?.rest();
+        answer.cut.is_none().then_some(answer)
+    }
+
     /// Sends it on a connection of its own and waits for the head of the answer.
     pub fn open(&self) -> Exchange {
         self.start().exchange(&self.method)
@@ -273,18 +282,22 @@ enum Framing {
 }
 
 impl Exchange {
-    fn begin(mut wire: Wire, method: &str) -> Self {
+    fn begin(wire: Wire, method: &str) -> Self {
+        let begun = Self::try_begin(wire, method);
+        begun.unwrap_or_else(|error| panic!("no answer to {method}: {error}"))
+    }
+
+    fn try_begin(mut wire: Wire, method: &str) -> Result<Self, String> {
         let mut interim = Vec::new();
         let (status, headers) = loop {
-            let (status, headers) =
-                head(&mut wire).unwrap_or_else(|error| panic!("no answer to {method}: {error}"));
+            let (status, headers) = head(&mut wire)?;
             if status >= 200 {
                 break (status, headers);
             }
             interim.push(status);
         };
         let framing = framing(method, status, &headers);
-        Self { status, headers, interim, wire, framing, chunks: Vec::new(), cut: None }
+        Ok(Self { status, headers, interim, wire, framing, chunks: Vec::new(), cut: None })
     }
 
     /// The next piece of the body; `None` at its end, whole or cut.

@@ -46,6 +46,54 @@ fn the_active_values_of_usher_yaml_are_the_defaults() {
     assert_eq!(shown(&usher_yaml()), shown(least));
 }
 
+#[test]
+fn what_is_in_force_is_shown_in_the_words_of_the_file() {
+    let text = usher_yaml();
+    let shown = crate::config::show(&parse(&text).unwrap());
+    let compared = compare(&tree::parse(&text).unwrap(), &shown, "");
+    assert!(compared > 40, "{compared}");
+}
+
+/// Fails where the two differ; returns how many values were compared.
+fn compare(node: &tree::Node, shown: &serde_json::Value, path: &str) -> usize {
+    // these are the machine's and the directory's, and what is not built is not in force
+    let others = ["threads", "state_dir", "database"];
+    if others.contains(&path) || LATER.iter().any(|row| row.path == pattern(path)) {
+        return 0;
+    }
+    match &node.value {
+        tree::Value::Map(entries) => entries
+            .iter()
+            .map(|entry| compare(&entry.node, &shown[&entry.key], &fill::join(path, &entry.key)))
+            .sum(),
+        tree::Value::List(items) => (0..)
+            .zip(items)
+            .map(|(index, item)| compare(item, &shown[index], &format!("{path}[{index}]")))
+            .sum(),
+        tree::Value::Scalar(scalar) => {
+            let same = match shown {
+                serde_json::Value::Null => scalar.is_null(),
+                serde_json::Value::String(text) => is_same(text, &scalar.text),
+                other => {
+                    let text = other.to_string();
+                    text == scalar.text
+                }
+            };
+            assert!(same, "{path}: {} is shown as {shown}", scalar.text);
+            1
+        }
+    }
+}
+
+/// Whether two texts are alike, but for the case of a header's name, or the same duration.
+fn is_same(one: &str, other: &str) -> bool {
+    let time = |text: &str| crate::config::units::parse_duration(text).ok();
+    let rate = |text: &str| text.parse::<crate::config::Rate>().ok();
+    one.eq_ignore_ascii_case(other)
+        || rate(one).is_some_and(|it| Some(it) == rate(other))
+        || time(one).is_some_and(|duration| Some(duration) == time(other))
+}
+
 /// A key in a comment: `# key: value`, in the place where it would stand.
 fn commented(line: &str) -> Option<String> {
     let (indent, rest) = line.split_once("# ")?;

@@ -1,0 +1,83 @@
+//! Administration behind a door of its own.
+
+use std::net::SocketAddr;
+
+use serde_json::json;
+
+use super::FAST;
+use crate::support::gateway::{Gateway, gateway};
+use crate::support::http::Request;
+use crate::support::sim::sim;
+use crate::support::{chat, eventually};
+
+fn own_door(gateway: &Gateway) -> SocketAddr {
+    let mut door = None;
+    eventually("the door is announced", || {
+        door = gateway.log().iter().find_map(|line| {
+            let (_, url) = line.split_once("administration on http://")?;
+            url.strip_suffix("/admin")?.parse().ok()
+        });
+        door.is_some()
+    });
+    door.expect("found a moment ago")
+}
+
+#[test]
+fn with_an_address_of_its_own_administration_is_there_alone() {
+    let sim = sim().args(&FAST).start();
+    let gateway = gateway()
+        .upstream("gpu0", &sim.url())
+        .user("ann", "premium")
+        .listener("proxy_protocol: [10.0.0.0/24]")
+        .config("admin: { address: '127.0.0.1:0' }")
+        .start();
+    let door = own_door(&gateway);
+    let key = gateway.key("admin");
+    let at_door = |method: &str, path: &str| Request::new(door, method, path);
+    for (method, path) in [
+        ("GET", "/admin/keys"),
+        ("POST", "/admin/keys"),
+        ("PUT", "/admin/keys"),
+        ("GET", "/admin/upstreams"),
+        ("GET", "/admin/openapi.json"),
+        ("DELETE", "/admin/keys/1"),
+    ] {
+        let answer = gateway.request(method, path).key(key).send();
+        assert_eq!(answer.status, 404, "{method} {path}: {}", answer.text());
+        let unknown = gateway.request(method, "/nowhere").key(key).send();
+        assert_eq!(answer.text(), unknown.text(), "as if it were not there");
+    }
+    assert_eq!(at_door("GET", "/admin/keys").key(key).send().status, 200);
+    assert_eq!(at_door("GET", "/admin/keys").send().status, 401);
+    assert_eq!(at_door("GET", "/admin/keys").key(gateway.key("ann")).send().status, 403);
+    let made = at_door("POST", "/admin/keys").key(key).json(&json!({ "user": "ann", "name": "x" }));
+    let made = made.send();
+    assert_eq!(made.status, 201, "{}", made.text());
+    let new = made.json()["key"].as_str().expect("a key").to_owned();
+    assert_eq!(gateway.post("/api/chat", &chat("llama3.2")).key(&new).send().status, 200);
+    for path in ["/api/chat", "/v1/chat/completions", "/api/pull"] {
+        let answer = at_door("POST", path).key(key).json(&chat("llama3.2")).send();
+        assert_eq!(answer.status, 404, "{path}");
+    }
+    for path in ["/", "/health", "/ready"] {
+        assert_eq!(at_door("GET", path).send().status, 200, "{path}");
+        assert_eq!(gateway.get(path).send().status, 200, "{path}");
+    }
+    let id = "through-the-own-door";
+    at_door("GET", "/admin/upstreams").key(key).header("X-Request-Id", id).send();
+    assert_eq!(gateway.access_line(id)["route"], "/admin/upstreams");
+}
+
+#[test]
+fn a_door_that_others_could_listen_at_is_a_decision() {
+    let home =
+        gateway().upstream("gpu0", "http://127.0.0.1:1").config("admin: { address: '0.0.0.0:0' }");
+    let checked = home.home().usher(&["check"]);
+    assert_eq!(checked.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&checked.stderr).into_owned();
+    assert!(text.contains("admin.address: 0.0.0.0:0 can be reached from other machines"), "{text}");
+    let meant = gateway()
+        .upstream("gpu0", "http://127.0.0.1:1")
+        .config("admin: { address: '0.0.0.0:0', plaintext: allow }");
+    assert_eq!(meant.home().usher(&["check"]).status.code(), Some(0));
+}
