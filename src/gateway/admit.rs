@@ -74,7 +74,7 @@ pub(super) async fn admit(
 ) -> Result<Admitted, Stop> {
     let route = find_route(session, ctx)?;
     if route.action == Action::Login {
-        count_login(gateway, ctx)?;
+        quota::count_login(gateway, ctx)?;
         refuse_encoded(session)?;
         keep_body(gateway, session, ctx, login::LARGEST).await?;
     }
@@ -152,15 +152,6 @@ fn find_route(session: &Session, ctx: &mut Ctx) -> Result<&'static route::Route,
     Ok(found.route)
 }
 
-/// Counted before anything of the request is read, right or wrong.
-fn count_login(gateway: &Gateway, ctx: &Ctx) -> Result<(), Refusal> {
-    let limit = ctx.config.auth.login_attempts;
-    gateway.logins.attempt(ctx.client.bucket(), limit, Instant::now()).map_err(|wait| {
-        log_event(ctx, "login_limited", &format!("more than {limit}"));
-        Refusal::too_many_logins(limit, wait)
-    })
-}
-
 async fn authenticate(gateway: &Gateway, session: &Session, ctx: &mut Ctx) -> Result<(), Refusal> {
     let begun = Instant::now();
     let head = session.req_header();
@@ -221,7 +212,7 @@ fn log_denial(ctx: &Ctx, reason: &str) {
     log_event(ctx, "denied", reason);
 }
 
-fn log_event(ctx: &Ctx, event: &'static str, reason: &str) {
+pub(super) fn log_event(ctx: &Ctx, event: &'static str, reason: &str) {
     let principal = ctx.principal.as_ref();
     SecurityEvent {
         event,

@@ -36,7 +36,7 @@ fn failures_are_matched_with_their_address_and_nothing_else_is() {
         ["login_limited", "logout", "denied"].iter().all(|e| lines.iter().any(|l| l.contains(e)))
     });
     let log = gateway.home().path().join("log");
-    std::fs::write(&log, gateway.log().join("\n")).unwrap();
+    std::fs::write(&log, gateway.log().join("\n") + "\n").unwrap();
     assert_eq!(matched(&log), 8, "{}", gateway.security_lines().join("\n"));
     let one = gateway.security_lines().into_iter().find(|line| line.contains("login_failure"));
     let one = one.unwrap();
@@ -47,7 +47,7 @@ fn failures_are_matched_with_their_address_and_nothing_else_is() {
         (one.replace("usher::security ", "usher::other "), 0),
         (format!("{} reason=\"x\"", one.replace("login_failure address", "x login_failure")), 0),
     ] {
-        std::fs::write(&log, &line).unwrap();
+        std::fs::write(&log, format!("{line}\n")).unwrap();
         assert_eq!(matched(&log), count, "{line}");
     }
 }
