@@ -161,12 +161,11 @@ fn who_leaves_the_queue_has_used_nothing() {
     assert_eq!(ask(&gateway, key).status, 200, "the model is loaded");
     sim.turn(&json!({ "wedged": true }));
     let served = gateway.post(CHAT, &question(2)).key(key).header("X-Request-Id", "served").start();
-    sim.wait_for("inflight", 1);
+    // the gateway's own count: to the stand-in a probe is a request like any other
+    let known = || gateway.get("/admin/upstreams").key(gateway.key("admin")).send().json();
+    eventually("it has the seat", || known()["data"][0]["in_flight"] == 1);
     let queued = gateway.post(CHAT, &question(2)).key(key).header("X-Request-Id", "queued").start();
-    eventually("one waits", || {
-        let known = gateway.get("/admin/upstreams").key(gateway.key("admin")).send();
-        known.json()["queue"]["waiting"] == 1
-    });
+    eventually("one waits", || known()["queue"]["waiting"] == 1);
     assert_eq!(ask(&gateway, key).status, 429, "who waits has taken the last of three");
     queued.reset();
     gateway.access_line("queued");
