@@ -25,7 +25,7 @@ use crate::telemetry::security_log::SecurityEvent;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Counts an attempt to log in before anything of it is read, right or wrong.
-pub(super) fn count_login(gateway: &Gateway, ctx: &Ctx) -> std::result::Result<(), Refusal> {
+pub(super) fn count_login(gateway: &Gateway, ctx: &Ctx) -> Result<(), Refusal> {
     let limit = ctx.config.auth.login_attempts;
     gateway.logins.attempt(ctx.client.bucket(), limit, Instant::now()).map_err(|wait| {
         admit::log_event(ctx, "login_limited", &format!("more than {limit}"));
