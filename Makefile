@@ -19,10 +19,10 @@ DESTDIR ?=
 PREFIX ?= /usr
 BINARY ?= target/release/usher
 
-.PHONY: help run test lint audit bench install setup setup-build setup-test install-build
+.PHONY: help run test lint audit bench schedule install setup setup-build setup-test install-build
 
 help: ## this list
-	@awk -F':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: setup-build ## build, make the first admin key, serve on 127.0.0.1:8080; DEMO=1 brings three simulated instances
 	@DEMO="$(DEMO)" USHER_CONFIG="$(if $(DEMO),conf/demo.yaml,$(CONFIG))" bash -euo pipefail -c "$$USHER_RUN"
@@ -46,6 +46,9 @@ bench: target/.setup-bench ## the hot steps one by one, then the load test besid
 	@ulimit -S -n "$$(ulimit -H -n)"
 	cargo bench --locked --bench hot -- $(if $(QUICK),--quick)
 	cargo bench --locked --bench load -- $(if $(QUICK),quick)
+
+schedule: setup-build ## the scheduler simulated beside least_conn, random and round robin: benches/schedule/RESULTS.md
+	@cargo bench --locked --bench schedule
 
 install: $(if $(filter target/release/usher,$(BINARY)),install-build) ## binary, unit and configuration into DESTDIR; PREFIX is /usr
 	@install -D -m 755 "$(BINARY)" "$(DESTDIR)$(PREFIX)/bin/usher"

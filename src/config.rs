@@ -211,6 +211,8 @@ pub struct Tier {
     pub tokens: Option<Rate>,
     /// Longest wait in the queue; `None` is `balance.max_queue_wait`.
     pub max_queue_wait: Option<Duration>,
+    /// Share of the box, beside those of others who want it too; at least 1.
+    pub weight: u32,
     /// Whether requests may leave the box (models named `…:cloud`, web-search tools).
     pub cloud: bool,
 }
@@ -245,6 +247,8 @@ pub struct Upstream {
     pub slots: u32,
     /// Slots of particular models, by the name as written.
     pub model_slots: BTreeMap<String, u32>,
+    /// The graphics card that it uses; instances of one card share its memory.
+    pub gpu: Option<u32>,
     /// The credential that it wants, sent as `Authorization: Bearer`.
     pub api_key: Option<Secret>,
 }

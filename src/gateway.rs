@@ -19,6 +19,7 @@ mod quota;
 mod refusal;
 mod relay;
 mod request_id;
+mod seating;
 pub mod stage;
 mod watchdog;
 
@@ -72,6 +73,7 @@ pub struct Gateway {
     logins: Arc<LoginLimit>,
     store: Arc<Store>,
     admin: Router,
+    client: reqwest::Client,
 }
 
 /// What a [`Gateway`] is made of.
@@ -94,6 +96,8 @@ pub struct Parts {
     pub store: Arc<Store>,
     /// What is behind `/admin` and `/auth`.
     pub admin: Router,
+    /// For loads that go on although the client who began them left.
+    pub client: reqwest::Client,
 }
 
 impl Gateway {
@@ -114,6 +118,7 @@ impl Gateway {
             logins: Arc::default(),
             store: parts.store,
             admin: parts.admin,
+            client: parts.client,
         }
     }
 

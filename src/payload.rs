@@ -6,6 +6,7 @@
 
 mod estimate;
 mod form;
+mod prompt;
 pub(crate) mod walk;
 
 use std::ops::Range;
@@ -14,6 +15,7 @@ use bytes::{Bytes, BytesMut};
 
 pub use estimate::{Expected, estimate_tokens, expect_tokens};
 pub use form::inspect_form;
+pub use prompt::{Prompt, Runner};
 use walk::Field;
 
 /// Every top-level name that some step of Usher reads, in its one accepted spelling.
@@ -99,9 +101,35 @@ pub struct Payload {
     pub web_search: bool,
     /// What [`with_usage`] has to change; none where `include_usage` is true already.
     usage_edit: Option<Edit>,
+    /// What the work is, for the scheduler.
+    gist: prompt::Gist,
 }
 
 impl Payload {
+    /// The prompt, for comparison with others; `tie` is what a header says of the conversation.
+    #[must_use]
+    pub fn prompt(&self, tie: Option<&str>) -> Prompt {
+        self.gist.prompt(tie)
+    }
+
+    /// The options that a loaded model cannot change.
+    #[must_use]
+    pub fn runner(&self) -> Runner {
+        self.gist.runner
+    }
+
+    /// The same as members of a JSON object, without its braces.
+    #[must_use]
+    pub fn runner_options(&self) -> &str {
+        &self.gist.runner_options
+    }
+
+    /// Most tokens that the answer may have, if the body says.
+    #[must_use]
+    pub fn most_output(&self) -> Option<u64> {
+        self.gist.most_output
+    }
+
     /// The model on routes that still know `name`: Ollama takes `model` unless it is empty.
     #[must_use]
     pub fn model_or_name(&self) -> Option<&str> {
@@ -113,6 +141,7 @@ impl Payload {
     }
 
     fn read(&mut self, field: &Field<'_>) -> Result<(), BadPayload> {
+        self.gist.read(field);
         match &*field.name {
             "model" => self.model = Some(string(field)?),
             "name" => self.name = Some(string(field)?),

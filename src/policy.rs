@@ -39,6 +39,7 @@ pub struct RoutePermit {
     models: Vec<Vec<Pattern>>,
     cloud: bool,
     concurrency: u32,
+    weight: u32,
     max_queue_wait: Duration,
 }
 
@@ -58,6 +59,7 @@ pub fn authorise_route(
         models: models.into_iter().map(patterns).collect(),
         cloud: true,
         concurrency: key.and_then(|key| key.concurrency).unwrap_or(u32::MAX),
+        weight: u32::MAX,
         max_queue_wait: Duration::MAX,
     };
     for name in std::iter::once(principal.tier()).chain(key.and_then(|key| key.tier.as_deref())) {
@@ -66,6 +68,7 @@ pub fn authorise_route(
         permit.models.extend(tier.models.iter().map(|list| patterns(list)));
         permit.cloud &= tier.cloud;
         permit.concurrency = permit.concurrency.min(tier.concurrency);
+        permit.weight = permit.weight.min(tier.weight);
         let wait = tier.max_queue_wait.unwrap_or(rules.max_queue_wait);
         permit.max_queue_wait = permit.max_queue_wait.min(wait);
     }
@@ -121,6 +124,11 @@ impl RoutePermit {
     /// Seats that the caller may hold at once.
     pub fn concurrency(&self) -> u32 {
         self.concurrency
+    }
+
+    /// Share of the box.
+    pub fn weight(&self) -> u32 {
+        self.weight
     }
 
     /// Longest wait in the queue.
@@ -197,6 +205,7 @@ mod tests {
                 reads: None,
                 tokens: None,
                 max_queue_wait: None,
+                weight: 1,
                 cloud: false,
             };
             self.tiers.entry(name.to_owned()).insert_entry(tier).into_mut()

@@ -5,77 +5,156 @@
 //! flight anywhere. Ollama's own queue in front of a loaded model is unbounded and first come,
 //! first served per instance, which is why nothing is ever parked there.
 //!
-//! [`core`] decides, purely: time is an argument. This shell owns the mutex and the wakers. A
-//! [`Seat`] is a guard: dropping it, in any state and on any path, frees the slot and wakes the
-//! next.
+//! [`core`] decides, purely, and time is an argument: [`queue`] says who goes next, [`placement`]
+//! where, by what [`learn`] has learnt and [`prefix`] remembers of each [`station`]. This shell owns
+//! the mutex, the wakers and the log's lines. A [`Seat`] is a guard: dropping it, in any state and
+//! on any path, frees the slot and wakes the next.
 
 pub mod breaker;
 pub mod core;
+pub mod learn;
+pub mod placement;
+mod prefix;
+mod queue;
+mod room;
 mod seat;
+mod station;
+pub mod wish;
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use tokio::sync::oneshot;
 
-pub use self::core::{Full, InstanceView, Nowhere, Refused, Surface, Wish};
-pub use self::seat::{Outcome, Seat, Ticket};
+pub use self::core::{InstanceView, LineView, ModelView, Outlook};
+pub use self::learn::Report;
+pub use self::placement::Candidate;
+pub use self::seat::{Load, Outcome, Seat, Ticket};
+pub use self::wish::{Full, Nowhere, Payer, Refused, Surface, Wish};
 
-use self::core::Core;
+use self::core::{Admitted, Claim, Core, Ending, Notice};
 use crate::config::{Balance, Upstream};
 use crate::model::ModelKey;
 
 /// The queue of the whole box and the counters of every instance.
-pub struct Scheduler {
-    core: Mutex<Core>,
+pub struct Scheduler<L: Lock = Mutex<Desk>> {
+    desk: L,
+}
+
+/// What lets one thread at a time to the desk: a mutex; in tests, one whose every order of threads
+/// can be tried.
+pub trait Lock: Send + Sync + 'static {
+    /// A lock before this desk.
+    fn before(desk: Desk) -> Self;
+
+    /// Acts while nobody else does.
+    fn with<T>(&self, act: impl FnOnce(&mut Desk) -> T) -> T;
+}
+
+impl Lock for Mutex<Desk> {
+    fn before(desk: Desk) -> Self {
+        Self::new(desk)
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&mut Desk) -> T) -> T {
+        act(&mut self.lock())
+    }
+}
+
+/// What is behind the mutex.
+pub struct Desk {
+    core: Core,
+    /// Who waits, to be woken.
+    waiting: HashMap<u64, oneshot::Sender<Claim>>,
+    /// Loads that go on by themselves, to be told that nobody wants them any more.
+    loads: HashMap<u64, oneshot::Sender<()>>,
+    names: HashMap<usize, String>,
 }
 
 impl Scheduler {
     /// A scheduler without instances: [`Self::reconfigure`] names them.
     pub fn new(balance: &Balance) -> Self {
-        Self { core: Mutex::new(Core::new(balance)) }
+        Self::with_lock(balance)
+    }
+}
+
+impl<L: Lock> Scheduler<L> {
+    fn with_lock(balance: &Balance) -> Self {
+        Self {
+            desk: L::before(Desk {
+                core: Core::new(balance),
+                waiting: HashMap::new(),
+                loads: HashMap::new(),
+                names: HashMap::new(),
+            }),
+        }
+    }
+
+    /// Changes something, and hands out what seats that freed.
+    fn change<T>(&self, act: impl FnOnce(&mut Desk, Instant) -> T) -> T {
+        let now = Instant::now();
+        let (result, words) = self.desk.with(|desk| {
+            let result = act(desk, now);
+            desk.hand_out(now);
+            (result, desk.words())
+        });
+        words.iter().for_each(|line| log::warn!("{line}"));
+        result
     }
 
     /// Puts a new set of instances and bounds in force. An instance that is no longer named gets
     /// nobody new, keeps whom it has, and vanishes when its last seat is free; a new one counts as
     /// down unless its facts are given; who waits is seated by the new set.
     pub fn reconfigure(&self, posts: Vec<Post<'_>>, balance: &Balance) {
-        self.core.lock().reconfigure(posts, balance, Instant::now());
+        self.change(|desk, now| {
+            for post in &posts {
+                desk.names.insert(post.id, post.upstream.name.clone());
+            }
+            desk.core.reconfigure(posts, balance, now);
+            let Desk { core, names, .. } = desk;
+            names.retain(|id, _| core.knows(*id));
+        });
     }
 
     /// Whether an instance with this number is configured, or still has somebody seated.
     pub fn knows(&self, instance: usize) -> bool {
-        self.core.lock().knows(instance)
+        self.desk.with(|desk| desk.core.knows(instance))
     }
 
     /// Takes a place in the queue, which may be a seat at once.
-    pub fn enter(self: &Arc<Self>, wish: Wish) -> Result<Ticket, Refused> {
-        let mut core = self.core.lock();
-        let admitted = core.arrive(wish, Instant::now())?;
-        drop(core);
+    ///
+    /// # Errors
+    /// There is nowhere to go, no room to wait, or no time to.
+    pub fn enter(self: &Arc<Self>, wish: Wish) -> Result<Ticket<L>, Refused> {
+        let admitted = self.change(|desk, now| desk.arrive(wish, now))?;
         Ok(Ticket::new(Arc::clone(self), admitted))
     }
 
     /// An instance that is up and has the model, for a request that costs it nothing: no seat is
     /// taken, the one that works on least is named.
+    ///
+    /// # Errors
+    /// None has the model, or none that has it is up.
     pub fn find(
         &self,
         model: Option<&ModelKey>,
         surface: Surface,
         excluded: &[usize],
     ) -> Result<usize, Nowhere> {
-        self.core.lock().find(model, surface, excluded)
+        self.desk.with(|desk| desk.core.find(model, surface, excluded))
     }
 
     /// What a probe found out about an instance. Seats that this frees are given away.
-    pub fn learn(&self, instance: usize, facts: Facts) {
-        self.core.lock().learn(instance, facts, Instant::now());
+    pub fn learn(&self, instance: usize, facts: &Facts) {
+        self.change(|desk, now| desk.core.learn(instance, facts, now));
     }
 
     /// Drains an instance, so that it gets nobody new and keeps whom it has, or resumes it.
     /// Returns whether that was a change.
     pub fn set_drained(&self, instance: usize, drained: bool) -> bool {
-        self.core.lock().set_drained(instance, drained, Instant::now())
+        self.change(|desk, now| desk.core.set_drained(instance, drained, now))
     }
 
     /// Whether at least one instance is up and not drained.
@@ -85,12 +164,12 @@ impl Scheduler {
 
     /// How many may wait.
     pub fn capacity(&self) -> usize {
-        self.core.lock().capacity()
+        self.desk.with(|desk| desk.core.capacity())
     }
 
     /// The counters of every instance that is configured, by number.
     pub fn instances(&self) -> Vec<InstanceView> {
-        self.core.lock().views()
+        self.desk.with(|desk| desk.core.views())
     }
 
     /// The counters of the instance with this number, if it is configured.
@@ -98,25 +177,98 @@ impl Scheduler {
         self.instances().into_iter().find(|view| view.id == id)
     }
 
+    /// What has been learnt of the models of an instance.
+    pub fn models(&self, instance: usize) -> Vec<ModelView> {
+        self.desk.with(|desk| desk.core.models(instance))
+    }
+
+    /// The queue: a line for each kind of request, with where the next of them could go.
+    pub fn lines(&self) -> Vec<LineView> {
+        self.desk.with(|desk| desk.core.lines(Instant::now()))
+    }
+
     /// Seats that are taken, those of instances that are no longer configured included.
     pub fn taken(&self) -> u32 {
-        self.core.lock().taken()
+        self.desk.with(|desk| desk.core.taken())
     }
 
     /// Whether an instance has not been taken out for its failures.
     pub fn is_trusted(&self, instance: usize) -> bool {
-        self.core.lock().is_trusted(instance)
+        self.desk.with(|desk| desk.core.is_trusted(instance))
     }
 
     /// Requests that wait.
     pub fn waiting(&self) -> usize {
-        self.core.lock().waiting()
+        self.desk.with(|desk| desk.core.waiting())
     }
 
     /// Seconds after which a refused client may sensibly come again, 1 to 60.
     pub fn retry_after(&self) -> u64 {
-        let wait: Duration = self.core.lock().expected_wait();
+        let wait: Duration = self.desk.with(|desk| desk.core.expected_wait());
         wait.as_secs_f64().ceil().clamp(1.0, 60.0) as u64
+    }
+}
+
+impl Desk {
+    fn arrive(&mut self, wish: Wish, now: Instant) -> Result<seat::Admission, Refused> {
+        Ok(match self.core.arrive(wish, now)? {
+            Admitted::Seated(number, claim) => seat::Admission::Seated(number, claim),
+            Admitted::Waiting(number) => {
+                let (sender, receiver) = oneshot::channel();
+                self.waiting.insert(number, sender);
+                seat::Admission::Waiting(number, receiver)
+            }
+        })
+    }
+
+    /// Wakes those who were given a seat; who is gone gives it back, and that may wake others.
+    fn hand_out(&mut self, now: Instant) {
+        loop {
+            let given = self.core.given();
+            if given.is_empty() {
+                return;
+            }
+            for (number, claim) in given {
+                let sent = match self.waiting.remove(&number) {
+                    Some(sender) => sender.send(claim),
+                    None => Err(claim),
+                };
+                if let Err(claim) = sent {
+                    // unreachable while tickets leave under the lock, and harmless if that changes
+                    self.core.release(&claim, &Ending::nothing(), now);
+                }
+            }
+        }
+    }
+
+    /// Tells loads that they are abandoned, and puts the rest into words.
+    fn words(&mut self) -> Vec<String> {
+        let notices = self.core.notices();
+        let name = |id: &usize| self.names.get(id).map_or("?", String::as_str);
+        let said = |notice: &Notice| match notice {
+            Notice::SlotsTooHigh { instance, lost } => {
+                let (name, lost) = (name(instance), lost.as_secs_f64());
+                Some(format!(
+                    "upstream {name}: requests wait inside of it, the latest for {lost:.1} s: it \
+                     works on fewer at once than its `slots`; compare its OLLAMA_NUM_PARALLEL"
+                ))
+            }
+            Notice::Hung { instance, model, silent } => {
+                let (name, silent) = (name(instance), silent.as_secs_f64());
+                Some(format!(
+                    "upstream {name}: {model} has said nothing for {silent:.0} s while others \
+                     answered: it gets no requests until a trial succeeds"
+                ))
+            }
+            Notice::Abandoned(_) => None,
+        };
+        let words = notices.iter().filter_map(said).collect();
+        for notice in &notices {
+            if let Notice::Abandoned(claim) = notice {
+                self.loads.remove(claim);
+            }
+        }
+        words
     }
 }
 
@@ -139,7 +291,14 @@ pub struct Facts {
     /// The latest of them did.
     pub answered: bool,
     /// Models that it has.
-    pub models: Arc<std::collections::HashSet<ModelKey>>,
+    pub models: Arc<HashSet<ModelKey>>,
     /// Models in its memory.
-    pub residents: Arc<std::collections::HashSet<ModelKey>>,
+    pub residents: Arc<HashSet<ModelKey>>,
+    /// Bytes of its models on disk, as far as it tells.
+    pub sizes: Arc<HashMap<ModelKey, u64>>,
+    /// Bytes of its residents in memory, as far as it tells.
+    pub memory: Arc<HashMap<ModelKey, u64>>,
 }
+
+#[cfg(test)]
+mod tests;

@@ -316,6 +316,7 @@ async fn assemble(
         metrics: Arc::clone(&metrics),
         store,
         admin,
+        client: health::client()?,
     });
     let gauges = gateway.gauges();
     let fronts = fronts(&gateway, doors, (&live, &metrics), &stage);

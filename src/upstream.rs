@@ -1,11 +1,12 @@
 //! The instances: what they are, what they have, and how they fare.
 //!
 //! [`health`] probes them, [`models`] reads their lists and merges them, [`peer`] is how Pingora
-//! reaches them.
+//! reaches them, [`warm`] has a model loaded.
 
 pub mod health;
 pub mod models;
 pub mod peer;
+pub mod warm;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -167,6 +168,7 @@ struct State {
     /// may also change.
     address: ArcSwapOption<SocketAddr>,
     probe_now: Notify,
+    glance: Notify,
 }
 
 /// What is known of an instance at a moment.
@@ -227,6 +229,14 @@ impl Instance {
     /// Asks for a probe without delay, after a failure or a change that we caused.
     pub fn suspect(&self) {
         self.state.probe_now.notify_one();
+    }
+
+    /// Asks for a look at what is in its memory, soon: a request has left it, and may have changed
+    /// that.
+    pub fn glance(&self) {
+        if self.is_ollama() {
+            self.state.glance.notify_one();
+        }
     }
 
     /// Whether both are the same instance, in the same service without a break.

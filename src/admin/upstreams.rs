@@ -11,8 +11,8 @@ use super::input::{MaybeBody, Nothing};
 use super::{Admin, Caller, Fault};
 use crate::config::UpstreamKind;
 use crate::model::ModelKey;
-use crate::scheduler::InstanceView;
-use crate::upstream::Instance;
+use crate::scheduler::{Candidate, InstanceView, LineView, ModelView, Scheduler};
+use crate::upstream::{Fleet, Instance};
 
 /// The answer to `GET /admin/upstreams`.
 #[derive(Serialize, ToSchema)]
@@ -29,6 +29,46 @@ struct Queue {
     waiting: usize,
     /// Requests that may wait.
     capacity: usize,
+    /// The kinds of requests that wait, and where the next of each could go.
+    lines: Vec<Line>,
+}
+
+/// Requests of one kind that wait.
+#[derive(Serialize, ToSchema)]
+struct Line {
+    /// Null for requests that any model could answer.
+    model: Option<String>,
+    waiting: usize,
+    oldest_seconds: f64,
+    /// Instances that could have the next of them, and what that would take.
+    candidates: Vec<Place>,
+}
+
+/// What an instance would take, in seconds to the first token.
+#[derive(Serialize, ToSchema)]
+struct Place {
+    upstream: String,
+    seconds: f64,
+    /// Of them, until a slot is free.
+    wait: f64,
+    /// Until the model is in memory.
+    load: f64,
+    /// Until the prompt is read.
+    prefill: f64,
+    /// Whether a slot is free now.
+    free: bool,
+}
+
+/// What has been learnt of a model on an instance.
+#[derive(Serialize, ToSchema)]
+struct Learnt {
+    model: String,
+    in_flight: u32,
+    breaker: &'static str,
+    load_seconds: f64,
+    /// Tokens that are read and written in a second.
+    prefill_rate: f64,
+    decode_rate: f64,
 }
 
 /// One instance.
@@ -51,6 +91,10 @@ pub(super) struct Upstream {
     models: Vec<String>,
     /// Models in its memory.
     residents: Vec<String>,
+    /// The model that it is loading.
+    loading: Option<String>,
+    /// What has been learnt of those that were asked for.
+    learnt: Vec<Learnt>,
 }
 
 /// Lists every instance, and the queue before them.
@@ -64,12 +108,15 @@ pub(super) async fn list(
     let generation = admin.live.load();
     let entry = |instance: &Arc<Instance>| {
         let view = views.iter().find(|view| view.id == instance.id)?;
-        Some(Upstream::new(instance, view))
+        Some(Upstream::new(instance, view, &admin.scheduler))
     };
-    Json(Upstreams {
-        data: generation.fleet.instances().iter().filter_map(entry).collect(),
-        queue: Queue { waiting: admin.scheduler.waiting(), capacity: admin.scheduler.capacity() },
-    })
+    let queue = Queue {
+        waiting: admin.scheduler.waiting(),
+        capacity: admin.scheduler.capacity(),
+        lines: admin.scheduler.lines().iter().map(|it| Line::new(it, &generation.fleet)).collect(),
+    };
+    let data = generation.fleet.instances().iter().filter_map(entry).collect();
+    Json(Upstreams { data, queue })
 }
 
 /// From now on the instance gets nobody new; whoever is served there stays.
@@ -114,11 +161,11 @@ async fn set_drained(
         admin.scheduler.set_drained(instance.id, drained);
         caller.did(&format!("{action} {name}"));
     }
-    Ok(Json(Upstream::new(&instance, &view()?)))
+    Ok(Json(Upstream::new(&instance, &view()?, &admin.scheduler)))
 }
 
 impl Upstream {
-    fn new(instance: &Instance, view: &InstanceView) -> Self {
+    fn new(instance: &Instance, view: &InstanceView, scheduler: &Scheduler) -> Self {
         let status = instance.status();
         Self {
             name: instance.config.name.clone(),
@@ -133,8 +180,48 @@ impl Upstream {
             in_flight: view.in_flight,
             models: sorted(status.lists.models.iter()),
             residents: sorted(status.lists.residents.iter()),
+            loading: view.loading.as_ref().map(|model| model.display().to_owned()),
+            learnt: scheduler.models(instance.id).iter().filter_map(Learnt::new).collect(),
         }
     }
+}
+
+impl Learnt {
+    /// Nothing of what was never asked for.
+    fn new(view: &ModelView) -> Option<Self> {
+        view.asked_for.then(|| Self {
+            model: view.model.display().to_owned(),
+            in_flight: view.in_flight,
+            breaker: view.breaker.word(),
+            load_seconds: rounded(view.load_seconds),
+            prefill_rate: rounded(view.prefill_rate),
+            decode_rate: rounded(view.decode_rate),
+        })
+    }
+}
+
+impl Line {
+    fn new(view: &LineView, fleet: &Fleet) -> Self {
+        let place = |it: &Candidate| Place {
+            upstream: fleet.get(it.instance).map_or("?", |known| &known.config.name).to_owned(),
+            seconds: rounded(it.seconds()),
+            wait: rounded(it.wait),
+            load: rounded(it.load),
+            prefill: rounded(it.prefill),
+            free: it.free,
+        };
+        Self {
+            model: view.model.as_ref().map(|model| model.display().to_owned()),
+            waiting: view.waiting,
+            oldest_seconds: rounded(view.oldest.as_secs_f64()),
+            candidates: view.candidates.iter().map(place).collect(),
+        }
+    }
+}
+
+/// To the millisecond, or the thousandth of whatever it is.
+fn rounded(number: f64) -> f64 {
+    (number * 1000.0).round() / 1000.0
 }
 
 fn state(view: &InstanceView) -> &'static str {

@@ -144,7 +144,8 @@ fn show_issuer(it: &Issuer) -> Value {
 }
 
 fn show_tier(tier: &Tier) -> Value {
-    let Tier { allow, models, concurrency, requests, reads, tokens, max_queue_wait, cloud } = tier;
+    let Tier { allow, models, concurrency, requests, reads, tokens, max_queue_wait, weight, cloud } =
+        tier;
     let rate = |rate: &Option<Rate>| rate.map(|rate| rate.to_string());
     let classes = [
         ("read", RouteClass::Read),
@@ -161,12 +162,13 @@ fn show_tier(tier: &Tier) -> Value {
         "reads": rate(reads),
         "tokens": rate(tokens),
         "max_queue_wait": max_queue_wait.as_ref().map(time),
+        "weight": weight,
         "cloud": cloud,
     })
 }
 
 fn show_upstream(upstream: &Upstream) -> Value {
-    let Upstream { name, kind, tls, host, port, slots, model_slots, api_key } = upstream;
+    let Upstream { name, kind, tls, host, port, slots, model_slots, gpu, api_key } = upstream;
     let scheme = if *tls { "https" } else { "http" };
     let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
     let mut shown = json!({
@@ -179,6 +181,9 @@ fn show_upstream(upstream: &Upstream) -> Value {
         "slots": slots,
         "model_slots": model_slots,
     });
+    if let Some(gpu) = gpu {
+        put(&mut shown, "gpu", json!(gpu));
+    }
     if let Some(key) = api_key {
         put(&mut shown, "api_key", json!(hidden(key)));
     }

@@ -7,9 +7,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use pingora::protocols::http::ServerSession;
+use pingora::Error;
 use pingora::proxy::Session;
-use pingora::{Error, ErrorType};
 
 use super::Gateway;
 use super::body::{self, Unread};
@@ -18,6 +17,7 @@ use super::ctx::{Ctx, Target};
 use super::managed;
 use super::quota;
 use super::refusal::Refusal;
+use super::seating::{self, no_place};
 use crate::auth::credential::PathKey;
 use crate::auth::{Asking, AuthError, Principal, Signed, login};
 use crate::config::RouteClass;
@@ -25,7 +25,7 @@ use crate::model::{BadName, ModelName};
 use crate::payload::{self, BadPayload, Payload};
 use crate::policy::{self, RoutePermit};
 use crate::route::{self, Action, BodyKind, Class, Inference, NoRoute, StreamFormat};
-use crate::scheduler::{Refused, Seat, Surface, Ticket, Wish};
+use crate::scheduler::Surface;
 use crate::telemetry::security_log::SecurityEvent;
 use crate::upstream::Fleet;
 
@@ -88,11 +88,12 @@ pub(super) async fn admit(
         Action::Infer(inference) => {
             let payload = read_payload(gateway, session, ctx, inference.body).await?;
             ask_for_usage(ctx, inference, &payload);
+            let work = seating::Work::of(session, inference, &payload);
             let model = payload.model.unwrap_or_default();
             let wanted = Destination { model, web_search: payload.web_search };
             name_model(ctx, &permit, &wanted)?;
             quota::reserve(gateway, ctx, inference).await?;
-            take_seat(gateway, session, ctx, &permit).await?;
+            seating::take_seat(gateway, session, ctx, (&permit, work)).await?;
             Ok(Admitted::Proxied)
         }
         Action::Show => {
@@ -358,73 +359,6 @@ fn read_name(fleet: &Fleet, written: &str) -> Result<ModelName, BadName> {
             if fleet.lists(name.key()) { Ok(name) } else { Err(bad) }
         }
     }
-}
-
-async fn take_seat(
-    gateway: &Gateway,
-    session: &mut Session,
-    ctx: &mut Ctx,
-    permit: &RoutePermit,
-) -> Result<(), Stop> {
-    let wish = Wish {
-        model: ctx.model.as_ref().map(|model| model.key().clone()),
-        surface: surface(ctx),
-        user: ctx.user_id(),
-        concurrency: permit.concurrency(),
-        excluded: Vec::new(),
-        number: None,
-    };
-    ctx.max_wait = permit.max_queue_wait();
-    ctx.wish = Some(wish.clone());
-    let ticket =
-        gateway.scheduler.enter(wish).map_err(|refused| no_place(gateway, ctx, refused))?;
-    let seat = wait_for_seat(gateway, session, ctx, ticket).await?;
-    ctx.take(Target::Seat(seat), &gateway.live);
-    Ok(())
-}
-
-fn surface(ctx: &Ctx) -> Surface {
-    if ctx.upstream_path.starts_with("/v1/") { Surface::V1 } else { Surface::Ollama }
-}
-
-/// Waits for the seat and watches the client meanwhile: nobody else does.
-pub(super) async fn wait_for_seat(
-    gateway: &Gateway,
-    session: &mut Session,
-    ctx: &mut Ctx,
-    ticket: Ticket,
-) -> Result<Seat, Stop> {
-    let begun = Instant::now();
-    let body_done = session.is_body_done();
-    let patience = ctx.max_wait.saturating_sub(ctx.timings.queue.unwrap_or_default());
-    let outcome = tokio::select! {
-        // whoever has left must not be served, so that is looked at first
-        biased;
-        gone = client_gone(&mut session.downstream_session), if body_done => Err(Stop::Gone(gone)),
-        seat = ticket.seat() => Ok(seat),
-        () = tokio::time::sleep(patience) => {
-            let retry_after = gateway.scheduler.retry_after();
-            let detail = "No seat became free in time";
-            Err(Stop::Refused(Refusal::unavailable("queue_timeout", detail, retry_after)))
-        }
-    };
-    *ctx.timings.queue.get_or_insert_default() += begun.elapsed();
-    outcome
-}
-
-/// Resolves when the client closes its connection, or breaks the protocol. The probe reads one
-/// byte and is safe to cancel.
-pub(super) async fn client_gone(session: &mut ServerSession) -> Box<Error> {
-    match session.read_body_or_idle(true).await {
-        Err(error) => error.into_down(),
-        Ok(_) => Error::new_down(ErrorType::ConnectionClosed),
-    }
-}
-
-/// The refusal of a place.
-pub(super) fn no_place(gateway: &Gateway, ctx: &Ctx, refused: Refused) -> Refusal {
-    let model = ctx.model.as_ref().map_or("", |model| model.as_written());
-    Refusal::from_scheduler(refused, model, gateway.scheduler.retry_after())
 }
 
 fn find_instance(gateway: &Gateway, ctx: &mut Ctx) -> Result<(), Refusal> {

@@ -10,10 +10,10 @@ use pingora::proxy::Session;
 use tower::ServiceExt;
 
 use super::Gateway;
-use super::admit::client_gone;
 use super::ctx::Ctx;
 use super::local;
 use super::refusal::Refusal;
+use super::seating::client_gone;
 use crate::admin::session::Visitor;
 use crate::admin::{Caller, Fault};
 use crate::auth::Principal;

@@ -25,9 +25,10 @@ use crate::live::{Generation, Live};
 use crate::model::ModelName;
 use crate::policy::RoutePermit;
 use crate::route::{Dialect, Door, Route};
-use crate::scheduler::{Seat, Wish};
+use crate::scheduler::{Candidate, Report, Seat, Wish};
+use crate::upstream::warm::Warming;
 use crate::upstream::{Fleet, Instance};
-use crate::usage::Meter;
+use crate::usage::{Counts, Meter};
 
 /// One request, from its head to its access line.
 pub struct Ctx {
@@ -75,6 +76,10 @@ pub struct Ctx {
     pub(super) estimate: u64,
     /// What it needs of an instance.
     pub(super) wish: Option<Wish>,
+    /// How its model is loaded, should it have to be.
+    pub(super) warming: Option<Warming>,
+    /// The instances among which its seat was chosen.
+    pub(super) candidates: Vec<Candidate>,
     /// Where it goes.
     pub(super) target: Option<Target>,
     /// The instance that it went to last.
@@ -114,7 +119,7 @@ pub struct Ctx {
 /// Where a request goes.
 pub(super) enum Target {
     /// A seat of an instance.
-    Seat(Seat),
+    Seat(Box<Seat>),
     /// An instance, for a request that costs it nothing.
     Instance(usize),
 }
@@ -181,6 +186,8 @@ impl Ctx {
             quota: Quota::default(),
             estimate: 0,
             wish: None,
+            warming: None,
+            candidates: Vec::new(),
             target: None,
             upstream: None,
             cloud: false,
@@ -222,15 +229,29 @@ impl Ctx {
     }
 
     /// Takes a target and remembers the instance, for the way there and for the log.
-    pub(super) fn take(&mut self, target: Target, live: &Live) {
-        let id = match &target {
-            Target::Seat(seat) => seat.instance(),
+    pub(super) fn take(&mut self, mut target: Target, live: &Live) {
+        let id = match &mut target {
+            Target::Seat(seat) => {
+                self.candidates = seat.take_candidates();
+                seat.instance()
+            }
             Target::Instance(id) => *id,
         };
         let known = self.fleet.get(id).cloned();
         // a request that waited may have been seated on an instance that is newer than itself
         self.upstream = known.or_else(|| live.load().fleet.get(id).cloned());
         self.target = Some(target);
+    }
+
+    /// Leaves the seat, with what the answer has said of the work behind it.
+    pub(super) fn free_seat(&mut self) {
+        let Some(Target::Seat(mut seat)) = self.target.take() else { return };
+        if let Some(meter) = &self.meter {
+            seat.account(report(meter.counts()), meter.pieces());
+        }
+        if let Some(instance) = &self.upstream {
+            instance.glance();
+        }
     }
 
     /// Notes that it is clear what becomes of the request; the first time counts.
@@ -256,5 +277,17 @@ impl Ctx {
     /// The route's path for logs, `-` for what is no route.
     pub(super) fn route_path(&self) -> &'static str {
         self.route.map_or("-", |route| route.path)
+    }
+}
+
+fn report(counts: &Counts) -> Report {
+    let time = |ns: Option<u64>| ns.map(Duration::from_nanos);
+    Report {
+        prompt: counts.prompt,
+        completion: counts.completion,
+        load: time(counts.load_ns),
+        prefill: time(counts.prompt_eval_ns),
+        decode: time(counts.eval_ns),
+        total: time(counts.total_ns),
     }
 }

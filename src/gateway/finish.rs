@@ -50,7 +50,7 @@ pub(super) fn finish(gateway: &Gateway, session: &Session, error: Option<&Error>
         watchdog.rest();
     }
     note_change(session, ctx);
-    ctx.target = None;
+    ctx.free_seat();
     ctx.reservation = None;
     ctx.body = None;
     let status = session
@@ -118,6 +118,7 @@ fn write_line(session: &Session, error: Option<&Error>, ctx: &Ctx, status: u16) 
     let upstream = ctx.upstream.as_deref();
     let cause = ctx.refusal.as_ref().and_then(|refusal| refusal.cause.clone());
     let cause = cause.or_else(|| error.filter(|_| status >= 500).map(ToString::to_string));
+    let seats = seats(ctx);
     AccessLine {
         time: Timestamp::now(),
         request_id: &ctx.request_id,
@@ -135,12 +136,32 @@ fn write_line(session: &Session, error: Option<&Error>, ctx: &Ctx, status: u16) 
         tokens_out: counts.completion,
         auth: ctx.timings.auth,
         queue: ctx.timings.queue,
+        seats: seats.as_deref(),
         first_byte: ctx.timings.first_byte,
         total: ctx.start.elapsed(),
         outcome: outcome(ctx, error),
         cause: cause.as_deref(),
     }
     .write(ctx.config.log.access);
+}
+
+/// Why it sat where it sat: each instance that there was, with the seconds to the first token that
+/// were expected of it, and what they were made of.
+fn seats(ctx: &Ctx) -> Option<String> {
+    use std::fmt::Write as _;
+    let mut text = String::with_capacity(32 * ctx.candidates.len());
+    for it in &ctx.candidates {
+        let name = ctx.fleet.get(it.instance).map_or("?", |instance| &instance.config.name);
+        let space = if text.is_empty() { "" } else { " " };
+        // writing into memory cannot fail
+        let _ = write!(text, "{space}{name}={:.3}", it.seconds());
+        for (what, part) in [("load", it.load), ("wait", it.wait)] {
+            if part > 0.0 {
+                let _ = write!(text, "+{what}");
+            }
+        }
+    }
+    (!text.is_empty()).then_some(text)
 }
 
 fn outcome(ctx: &Ctx, error: Option<&Error>) -> &'static str {

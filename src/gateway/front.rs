@@ -253,6 +253,7 @@ impl Arrival {
             tokens_out: None,
             auth: None,
             queue: None,
+            seats: None,
             first_byte: None,
             total: self.begun.elapsed(),
             outcome: refusal.reason,

@@ -165,6 +165,10 @@ impl Refusal {
             Refused::Full(Full::User) => {
                 Self::too_many("user_queue_full", "Too many requests waiting", retry_after)
             }
+            Refused::TooLate => {
+                let detail = "The wait would be longer than this client waits";
+                Self::unavailable("too_late", detail, retry_after)
+            }
             Refused::Nowhere(Nowhere::NoModel) => Self::model_not_found(model),
             Refused::Nowhere(Nowhere::NoInstance) => {
                 Self::unavailable("no_instance", "No healthy upstream", 2)
@@ -183,6 +187,7 @@ impl Refusal {
             "head_timeout" | "head_too_large" => "headers",
             "queue_full" => "queue",
             "queue_timeout" => "max_queue_wait",
+            "too_late" => "deadline",
             "user_queue_full" => "queue_per_user",
             _ => return None,
         })

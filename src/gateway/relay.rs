@@ -9,13 +9,14 @@ use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, Result, RetryType};
 
 use super::Gateway;
-use super::admit::{self, Stop};
+use super::admit::Stop;
 use super::body;
 use super::ctx::{Ctx, Target};
 use super::h2;
 use super::headers;
 use super::quota;
 use super::refusal::{self, Refusal};
+use super::seating;
 use super::watchdog::Deadline;
 use crate::limit::Limits;
 use crate::route::{Action, StreamFormat};
@@ -81,11 +82,11 @@ async fn move_on(gateway: &Gateway, session: &mut Session, ctx: &mut Ctx) -> Res
     let found = match ctx.target.take() {
         Some(Target::Seat(seat)) => {
             let Some(wish) = ctx.wish.clone() else { return Err(nowhere_else(ctx)) };
-            let elsewhere = seat.elsewhere(Wish { excluded: failed.clone(), ..wish });
-            let waiting =
-                elsewhere.map(|ticket| admit::wait_for_seat(gateway, session, ctx, ticket));
-            match waiting {
-                Ok(waiting) => Ok(Target::Seat(waiting.await?)),
+            match seat.elsewhere(Wish { excluded: failed.clone(), ..wish }) {
+                Ok(ticket) => {
+                    let seat = seating::wait_for_seat(gateway, session, ctx, ticket).await?;
+                    Ok(Target::Seat(Box::new(seat)))
+                }
                 Err(refused) => Err(refused),
             }
         }
@@ -101,7 +102,7 @@ async fn move_on(gateway: &Gateway, session: &mut Session, ctx: &mut Ctx) -> Res
             Ok(())
         }
         Err(Refused::Nowhere(_)) => Err(nowhere_else(ctx)),
-        Err(full) => Err(admit::no_place(gateway, ctx, full).into()),
+        Err(full) => Err(seating::no_place(gateway, ctx, full).into()),
     }
 }
 
@@ -264,7 +265,7 @@ pub(super) fn passing(
     if end_of_stream {
         ctx.complete = true;
         ctx.timings.last_byte = Some(ctx.start.elapsed());
-        ctx.target = None;
+        ctx.free_seat();
         // before the client has the end: who asks again at once finds it settled
         quota::settle(limits, ctx);
         // an error in the stream is visible as it is; an end that is none would not be
@@ -316,7 +317,7 @@ fn was_stale(error: &Error, ctx: &Ctx, reused: bool) -> bool {
 /// The last word on a request that failed.
 pub(super) async fn give_up(session: &mut Session, error: &Error, ctx: &mut Ctx) -> FailToProxy {
     // what the instance held is free, however long the client takes to read why
-    ctx.target = None;
+    ctx.free_seat();
     // Pingora closes the connection behind this answer: the client should know
     session.set_keepalive(None);
     let expired = ctx.watchdog.as_ref().is_some_and(|watchdog| watchdog.expired().is_some());

@@ -80,7 +80,7 @@ impl Reloader {
         let (config, instances) = (&generation.config, generation.fleet.instances());
         if first {
             for (prober, facts) in self.first_look(config, instances.iter()).await {
-                self.parts.scheduler.learn(prober.id(), facts);
+                self.parts.scheduler.learn(prober.id(), &facts);
                 self.keep_probing(prober);
             }
         } else {

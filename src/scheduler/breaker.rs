@@ -1,4 +1,5 @@
-//! Takes an instance out after failures in a row and brings it back through one trial request.
+//! Takes an instance, or one model on it, out after failures in a row, and brings it back through
+//! one trial request and then step by step.
 //!
 //! Without it an instance that answers 503 at once is always the one with the fewest requests in
 //! flight, and attracts the traffic that it refuses.
@@ -8,7 +9,10 @@ use std::time::{Duration, Instant};
 /// Failures in a row that take an instance out.
 const FALL: u32 = 3;
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
-const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+const LONGEST_PAUSE: Duration = Duration::from_mins(1);
+/// Requests at once after a trial; each that is answered doubles them, up to this many.
+const RAMP_FROM: u32 = 2;
+const RAMP_TO: u32 = 64;
 
 /// Whether an instance may be given requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,6 +45,8 @@ pub struct Breaker {
     until: Option<Instant>,
     epoch: Epoch,
     trials: u32,
+    /// Requests at once while it is coming back.
+    ramp: Option<u32>,
 }
 
 /// A stretch of time between two turns for the worse: what a request of an earlier one has to say
@@ -57,15 +63,16 @@ impl Default for Breaker {
             until: None,
             epoch: Epoch::default(),
             trials: 0,
+            ramp: None,
         }
     }
 }
 
 impl Breaker {
-    /// Whether one more request may be given to the instance.
-    pub fn admits(&self) -> bool {
+    /// Whether one more request may be given to it, when it has `in_flight`.
+    pub fn admits(&self, in_flight: u32) -> bool {
         match self.state {
-            State::Closed => true,
+            State::Closed => self.ramp.is_none_or(|most| in_flight < most),
             State::Open => false,
             State::Trial => self.trials == 0,
         }
@@ -80,8 +87,14 @@ impl Breaker {
     /// The instance began to answer a request. That ends a trial, and forgives nothing else: an
     /// instance may well die in the middle of every answer.
     pub fn answered(&mut self, epoch: Epoch) {
-        if epoch == self.epoch && self.state == State::Trial {
+        if epoch != self.epoch {
+            return;
+        }
+        if self.state == State::Trial {
             self.close();
+            self.ramp = Some(RAMP_FROM);
+        } else {
+            self.ramp = self.ramp.map(|most| most * 2).filter(|most| *most < RAMP_TO);
         }
     }
 
@@ -99,7 +112,19 @@ impl Breaker {
     }
 
     fn close(&mut self) {
-        *self = Self { epoch: self.epoch, ..Self::default() };
+        *self = Self { epoch: self.epoch, ramp: self.ramp, ..Self::default() };
+    }
+
+    /// Takes it out at once, for more than a failure: it does nothing at all.
+    /// Says whether that is news.
+    pub fn eject(&mut self, now: Instant) -> bool {
+        if self.state == State::Open {
+            return false;
+        }
+        self.turn(State::Open);
+        self.until = Some(now + self.pause);
+        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        true
     }
 
     fn failure(&mut self, now: Instant) {
@@ -126,6 +151,7 @@ impl Breaker {
         self.state = state;
         self.epoch.0 += 1;
         self.trials = 0;
+        self.ramp = None;
     }
 
     /// Where it stands.
@@ -158,17 +184,37 @@ mod tests {
         succeed(&mut breaker, start);
         fail(&mut breaker, start);
         fail(&mut breaker, start);
-        assert!(breaker.admits(), "a success in between starts the count anew");
+        assert!(breaker.admits(0), "a success in between starts the count anew");
         fail(&mut breaker, start);
-        assert!(!breaker.admits());
+        assert!(!breaker.admits(0));
         breaker.probed(start + Duration::from_millis(499));
         assert_eq!(breaker.state(), State::Open, "the pause is not over");
         breaker.probed(start + FIRST_PAUSE);
-        assert!(breaker.admits());
+        assert!(breaker.admits(0));
         let trial = breaker.enter();
-        assert!(!breaker.admits(), "one trial at a time");
+        assert!(!breaker.admits(0), "one trial at a time");
         breaker.answered(trial);
-        assert!(breaker.admits());
+        assert!(breaker.admits(1) && !breaker.admits(2), "not all at once");
+        succeed(&mut breaker, start);
+        assert!(breaker.admits(3) && !breaker.admits(4));
+        (0..5).for_each(|_| succeed(&mut breaker, start));
+        assert!(breaker.admits(10_000), "it is as good as ever");
+    }
+
+    #[test]
+    fn what_hangs_is_taken_out_at_once_and_longer_each_time() {
+        let start = Instant::now();
+        let mut breaker = Breaker::default();
+        breaker.eject(start);
+        assert!(!breaker.admits(0));
+        breaker.eject(start + Duration::from_millis(400));
+        breaker.probed(start + FIRST_PAUSE);
+        assert_eq!(breaker.state(), State::Trial, "it was out already: that adds nothing");
+        breaker.eject(start + FIRST_PAUSE);
+        breaker.probed(start + FIRST_PAUSE * 2);
+        assert_eq!(breaker.state(), State::Open);
+        breaker.probed(start + FIRST_PAUSE * 3);
+        assert_eq!(breaker.state(), State::Trial);
     }
 
     #[test]
@@ -197,7 +243,7 @@ mod tests {
         breaker.answered(answers_late);
         assert_eq!(breaker.state(), State::Open, "an old answer says nothing of now");
         breaker.probed(start + FIRST_PAUSE);
-        assert!(breaker.admits(), "an old stream is no trial");
+        assert!(breaker.admits(0), "an old stream is no trial");
         breaker.leave(fails_late, Some(true), start);
         assert_eq!(breaker.state(), State::Trial);
         breaker.leave(answers_late, Some(false), start);
@@ -224,6 +270,6 @@ mod tests {
         breaker.probed(start + FIRST_PAUSE);
         let trial = breaker.enter();
         breaker.leave(trial, None, start);
-        assert!(breaker.state() == State::Trial && breaker.admits());
+        assert!(breaker.state() == State::Trial && breaker.admits(0));
     }
 }

@@ -62,6 +62,10 @@ pub struct AccessLine<'a> {
     #[cfg_attr(test, serde(rename = "queue_ms", serialize_with = "tests::some_ms"))]
     #[cfg_attr(test, serde(skip_serializing_if = "Option::is_none"))]
     pub queue: Option<Duration>,
+    /// The instances that could have had it, each with the seconds to the first token that were
+    /// expected of it; `+load` where its model had to be loaded, `+wait` where no slot was free.
+    #[cfg_attr(test, serde(skip_serializing_if = "Option::is_none"))]
+    pub seats: Option<&'a str>,
     /// Time from the request's arrival to the first byte of the instance's answer;
     /// `first_byte_ms`.
     #[cfg_attr(test, serde(rename = "first_byte_ms", serialize_with = "tests::some_ms"))]
@@ -106,6 +110,7 @@ impl AccessLine<'_> {
         out.some(self.tokens_out, |out, count| out.number("tokens_out", count));
         out.some(self.auth, |out, took| out.milliseconds("auth_ms", took));
         out.some(self.queue, |out, took| out.milliseconds("queue_ms", took));
+        out.some(self.seats, |out, seats| out.text("seats", seats));
         out.some(self.first_byte, |out, took| out.milliseconds("first_byte_ms", took));
         out.milliseconds("total_ms", self.total);
         out.text("outcome", self.outcome);
@@ -158,6 +163,7 @@ mod tests {
             tokens_out: Some(3),
             auth: Some(Duration::from_micros(12)),
             queue: None,
+            seats: None,
             first_byte: None,
             total: Duration::from_micros(1500),
             outcome: "ok",

@@ -4,7 +4,6 @@
 //! Ollama is up: `/api/ps` takes locks that Ollama holds for seconds while it unloads a model, so
 //! its slowness is no sign of death.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,13 +15,14 @@ use super::models::{self, Entry, Lists};
 use super::{Instance, Status};
 use crate::config::Health;
 use crate::live::Live;
-use crate::model::ModelKey;
 use crate::scheduler::{Facts, Scheduler};
 
 /// A list longer than this is not read.
 const LONGEST_LIST: usize = 16 << 20;
 /// An instance in trouble is looked at more often, so that it is back at work soon.
 const IMPATIENCE: Duration = Duration::from_millis(500);
+/// Between two looks at what is in an instance's memory.
+const GLANCES: Duration = Duration::from_millis(250);
 
 /// Probes one instance until it is no longer configured or the gateway stops.
 pub struct Prober {
@@ -93,15 +93,14 @@ impl Prober {
                     found = self.probe() => found,
                     _ = stop.wait_for(|stopping| *stopping) => return,
                 };
-                scheduler.learn(self.instance.id, found);
+                scheduler.learn(self.instance.id, &found);
             }
             let pause = match self.all_is_well(&scheduler) {
                 true => self.health.interval,
                 false => self.health.interval.min(IMPATIENCE),
             };
             tokio::select! {
-                () = tokio::time::sleep(pause) => {}
-                () = self.instance.state.probe_now.notified() => {}
+                () = self.rest(pause, &scheduler) => {}
                 _ = stop.wait_for(|stopping| *stopping) => return,
             }
             let generation = live.load();
@@ -111,6 +110,53 @@ impl Prober {
             }
             self.health = generation.config.health.clone();
             self.due = true;
+        }
+    }
+
+    /// Until the next probe is due, looks at what is in memory whenever a request has left, but
+    /// not all the time.
+    async fn rest(&mut self, pause: Duration, scheduler: &Scheduler) {
+        let state = Arc::clone(&self.instance.state);
+        let due = tokio::time::sleep(pause);
+        tokio::pin!(due);
+        let mut wanted = false;
+        let mut next = tokio::time::Instant::now();
+        loop {
+            tokio::select! {
+                () = &mut due => return,
+                () = state.probe_now.notified() => return,
+                () = state.glance.notified(), if !wanted => wanted = true,
+                () = tokio::time::sleep_until(next), if wanted => {
+                    wanted = false;
+                    self.glance(scheduler).await;
+                    next = tokio::time::Instant::now() + GLANCES;
+                }
+            }
+        }
+    }
+
+    /// Looks at what is in memory. What goes wrong is for the next probe to find.
+    async fn glance(&self, scheduler: &Scheduler) {
+        if self.streak.failures > 0 || !self.streak.up {
+            return;
+        }
+        let Ok(Ok(resident)) = self.get("/api/ps").await.map(|body| models::parse_ollama(&body))
+        else {
+            return;
+        };
+        let lists = Arc::new(self.instance.status().lists.with_resident(resident));
+        scheduler.learn(self.id(), &self.facts(true, &lists));
+        self.instance.state.status.store(Arc::new(Status { up: true, lists }));
+    }
+
+    fn facts(&self, answered: bool, lists: &Lists) -> Facts {
+        Facts {
+            up: self.streak.up,
+            answered,
+            models: Arc::clone(&lists.models),
+            residents: Arc::clone(&lists.residents),
+            sizes: Arc::clone(&lists.sizes),
+            memory: Arc::clone(&lists.memory),
         }
     }
 
@@ -128,12 +174,7 @@ impl Prober {
         self.report(was_up, &found);
         let answered = found.is_ok();
         let lists = found.map_or_else(|_| Arc::clone(&before.lists), Arc::new);
-        let facts = Facts {
-            up: self.streak.up,
-            answered,
-            models: Arc::clone(&lists.models),
-            residents: Arc::clone(&lists.residents),
-        };
+        let facts = self.facts(answered, &lists);
         self.instance.state.status.store(Arc::new(Status { up: self.streak.up, lists }));
         self.due = false;
         facts
@@ -157,7 +198,7 @@ impl Prober {
     async fn look(&self, before: &Lists) -> Result<Lists, ProbeError> {
         if !self.instance.is_ollama() {
             let catalogue = models::parse_openai(&self.get("/v1/models").await?)?;
-            let models = Arc::new(keys(&catalogue));
+            let models = Arc::new(models::keys(&catalogue));
             return Ok(Lists {
                 residents: Arc::clone(&models),
                 models,
@@ -172,13 +213,14 @@ impl Prober {
         let resident = self.read_list("/api/ps", resident, &before.resident);
         Ok(Lists {
             version: Some(version),
-            remote: keys(installed.iter().filter(|entry| entry.name.is_cloud())),
-            models: Arc::new(keys(&installed)),
-            residents: Arc::new(keys(&resident)),
+            remote: models::keys(installed.iter().filter(|entry| entry.name.is_cloud())),
+            models: Arc::new(models::keys(&installed)),
+            sizes: Arc::new(models::sizes(&installed)),
             catalogue: models::catalogue_of(&installed),
             installed,
-            resident,
-        })
+            ..Lists::default()
+        }
+        .with_resident(resident))
     }
 
     /// A list that cannot be read now is what it was before.
@@ -232,10 +274,6 @@ impl Streak {
             self.up &= self.failures < health.fall;
         }
     }
-}
-
-fn keys<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> HashSet<ModelKey> {
-    entries.into_iter().map(|entry| entry.name.key().clone()).collect()
 }
 
 fn parse_version(body: &[u8]) -> Result<String, serde_json::Error> {

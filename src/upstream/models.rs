@@ -1,6 +1,6 @@
 //! What instances have: their lists as they sent them, and the union over the healthy ones.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -24,8 +24,40 @@ pub struct Lists {
     pub models: Arc<HashSet<ModelKey>>,
     /// The keys of `resident`.
     pub residents: Arc<HashSet<ModelKey>>,
+    /// Bytes on disk of those in `installed`.
+    pub sizes: Arc<HashMap<ModelKey, u64>>,
+    /// Bytes in memory of those in `resident`.
+    pub memory: Arc<HashMap<ModelKey, u64>>,
     /// The keys of those in `installed` that another server would answer for.
     pub remote: HashSet<ModelKey>,
+}
+
+impl Lists {
+    /// The same, with these in memory.
+    pub fn with_resident(&self, resident: Vec<Entry>) -> Self {
+        Self {
+            version: self.version.clone(),
+            installed: self.installed.clone(),
+            catalogue: self.catalogue.clone(),
+            models: Arc::clone(&self.models),
+            residents: Arc::new(keys(&resident)),
+            sizes: Arc::clone(&self.sizes),
+            memory: Arc::new(sizes(&resident)),
+            remote: self.remote.clone(),
+            resident,
+        }
+    }
+}
+
+/// The models of a list.
+pub(super) fn keys<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> HashSet<ModelKey> {
+    entries.into_iter().map(|entry| entry.name.key().clone()).collect()
+}
+
+/// Their sizes, as far as the list tells.
+pub(super) fn sizes(entries: &[Entry]) -> HashMap<ModelKey, u64> {
+    let told = entries.iter().filter_map(|it| Some((it.name.key().clone(), it.bytes?)));
+    told.collect()
 }
 
 /// One model in a list.
@@ -35,6 +67,8 @@ pub struct Entry {
     pub name: ModelName,
     /// The list's element, byte for byte: fields that we do not know pass on.
     pub raw: Arc<RawValue>,
+    /// Its size, if the list tells: in memory in `/api/ps`, else on disk.
+    pub bytes: Option<u64>,
 }
 
 /// Reads an answer to `/api/tags` or `/api/ps`.
@@ -53,6 +87,10 @@ pub fn parse_ollama(body: &[u8]) -> Result<Vec<Entry>, serde_json::Error> {
         // `ollama cp` gives a stub of a cloud model any name: this alone tells
         #[serde(default)]
         remote_host: String,
+        #[serde(default)]
+        size: Option<u64>,
+        #[serde(default)]
+        size_vram: Option<u64>,
     }
     let answer: Answer = serde_json::from_slice(body)?;
     answer
@@ -62,7 +100,9 @@ pub fn parse_ollama(body: &[u8]) -> Result<Vec<Entry>, serde_json::Error> {
         .map(|raw| {
             let item: Item = serde_json::from_str(raw.get())?;
             let name = if item.model.is_empty() { item.name } else { item.model };
-            let entry = Entry::new(&name, raw);
+            // a model may be in memory in part on the card, in part beside it
+            let bytes = item.size.or(item.size_vram).filter(|bytes| *bytes > 0);
+            let entry = Entry { bytes, ..Entry::new(&name, raw) };
             Ok(if item.remote_host.is_empty() { entry } else { entry.marked_cloud() })
         })
         .collect()
@@ -116,7 +156,7 @@ pub fn catalogue_of(installed: &[Entry]) -> Vec<Entry> {
                 owned_by: entry.name.namespace(),
             };
             let raw = serde_json::value::to_raw_value(&model).ok()?;
-            Some(Entry { name: entry.name.clone(), raw: Arc::from(raw) })
+            Some(Entry { name: entry.name.clone(), raw: Arc::from(raw), bytes: None })
         })
         .collect()
 }
@@ -124,7 +164,7 @@ pub fn catalogue_of(installed: &[Entry]) -> Vec<Entry> {
 impl Entry {
     fn new(name: &str, raw: Box<RawValue>) -> Self {
         let name = ModelName::parse(name).unwrap_or_else(|_| ModelName::opaque(name));
-        Self { name, raw: Arc::from(raw) }
+        Self { name, raw: Arc::from(raw), bytes: None }
     }
 
     fn marked_cloud(self) -> Self {

@@ -1,6 +1,7 @@
 //! Seats, the queue, and the choice of an instance.
 
 mod choice;
+mod loads;
 mod openai;
 mod seats;
 mod unions;

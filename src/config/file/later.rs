@@ -32,12 +32,10 @@ enum Today {
 pub(super) const LATER: &[Later] = &[
     later("redis", "sharing state through Redis is", Today::Is("null")),
     later("redis_file", "sharing state through Redis is", Today::Silent),
-    later("tiers.*.weight", "weighted queues are", Today::Silent),
     later("tiers.*.num_ctx", RUNNER, Today::Silent),
     later("tiers.*.runner_options", RUNNER, Today::Silent),
     later("tiers.*.keep_alive", RUNNER, Today::Silent),
     later("tiers.*.max_output", RUNNER, Today::Silent),
-    later("upstreams.[].gpu", "placement by graphics card is", Today::Silent),
     later("manage.default", "management of all instances at once is", Today::Except("all")),
 ];
 

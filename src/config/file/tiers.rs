@@ -14,7 +14,7 @@ use crate::config::{Rate, RouteClass, Tier};
 pub(super) fn tiers(root: &Section<'_>) -> BTreeMap<String, Tier> {
     let mut tiers = defaults();
     let Some(item) = root.item("tiers") else { return tiers };
-    let like_free = tiers.get("free").cloned().unwrap_or_else(|| tier(&[], 1, (1, 1)));
+    let like_free = tiers.get("free").cloned().unwrap_or_else(|| tier(&[], (1, 1), (1, 1)));
     let read = item.entries(|name, item| {
         if !values::is_name(name) {
             item.wrong(values::NAME);
@@ -29,14 +29,18 @@ pub(super) fn tiers(root: &Section<'_>) -> BTreeMap<String, Tier> {
 fn defaults() -> BTreeMap<String, Tier> {
     use RouteClass::{Admin, Inference, Manage, Read};
     BTreeMap::from([
-        ("free".to_owned(), tier(&[Read, Inference], 2, (100, 600))),
-        ("premium".to_owned(), tier(&[Read, Inference], 8, (1_000, 6_000))),
-        ("admin".to_owned(), tier(&[Read, Inference, Manage, Admin], 32, (10_000, 6_000))),
+        ("free".to_owned(), tier(&[Read, Inference], (2, 1), (100, 600))),
+        ("premium".to_owned(), tier(&[Read, Inference], (8, 4), (1_000, 6_000))),
+        ("admin".to_owned(), tier(&[Read, Inference, Manage, Admin], (32, 8), (10_000, 6_000))),
     ])
 }
 
-/// A tier with so many requests an hour and reads a minute.
-fn tier(allow: &[RouteClass], concurrency: u32, (requests, reads): (u64, u64)) -> Tier {
+/// A tier with this concurrency and weight, and so many requests an hour and reads a minute.
+fn tier(
+    allow: &[RouteClass],
+    (concurrency, weight): (u32, u32),
+    (requests, reads): (u64, u64),
+) -> Tier {
     let rate = |amount, per| NonZeroU64::new(amount).map(|amount| Rate { amount, per });
     Tier {
         allow: allow.iter().copied().collect(),
@@ -46,6 +50,7 @@ fn tier(allow: &[RouteClass], concurrency: u32, (requests, reads): (u64, u64)) -
         reads: rate(reads, Window::Minute),
         tokens: None,
         max_queue_wait: None,
+        weight,
         cloud: false,
     }
 }
@@ -73,6 +78,7 @@ fn one(s: &Section<'_>, before: &Tier) -> Tier {
             Some(item) => item.scalar(values::time),
             None => before.max_queue_wait,
         },
+        weight: s.get("weight", values::whole(1..=1_000)).unwrap_or(before.weight),
         cloud: s.get("cloud", values::boolean).unwrap_or(before.cloud),
     }
 }
@@ -116,7 +122,6 @@ fn model_pattern(scalar: &Scalar) -> Result<String, String> {
 
 /// Keys that are read for their mistakes.
 fn later(s: &Section<'_>) {
-    s.get("weight", values::whole::<u32>(1..=1_000));
     s.get("num_ctx", |scalar| bound(scalar, &["allow"], &["max", "pin"], "32768", is_count));
     s.get("runner_options", values::word(&[("drop", ()), ("allow", ())]));
     let is_time = |text: &str| crate::config::units::parse_duration(text).is_ok();

@@ -46,9 +46,9 @@ fn one(s: &Section<'_>) -> Option<Upstream> {
     let slots = s.get("slots", values::whole(1..=10_000)).unwrap_or(1);
     let model_slots = model_slots(s);
     let api_key = secret(s, ("api_key", "api_key_file"), visible_ascii);
-    s.get("gpu", values::whole::<u32>(0..=1_023));
+    let gpu = s.get("gpu", values::whole::<u32>(0..=1_023));
     let Address { tls, host, port } = address?;
-    Some(Upstream { name: name?, kind, tls, host, port, slots, model_slots, api_key })
+    Some(Upstream { name: name?, kind, tls, host, port, slots, model_slots, gpu, api_key })
 }
 
 fn name(scalar: &Scalar) -> Result<String, String> {

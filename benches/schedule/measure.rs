@@ -1,0 +1,77 @@
+//! What is read off a run.
+
+use crate::world::{End, Fate, World};
+
+/// Nobody has a model in memory at first; what comes of that is not what is compared.
+const WARM_UP: f64 = 60.0;
+
+/// Seconds to the first token of those who got one and of whom this holds, in order.
+pub fn first_tokens(world: &World, of: impl Fn(&Fate) -> bool) -> Vec<f64> {
+    let later = world.fates.iter().filter(|fate| fate.request.arrives >= WARM_UP);
+    let answered = later.filter(|fate| of(fate));
+    let mut times: Vec<f64> =
+        answered.filter_map(|fate| Some(fate.first? - fate.request.arrives)).collect();
+    times.sort_unstable_by(f64::total_cmp);
+    times
+}
+
+/// The value below which this share of the (ordered) values is.
+pub fn percentile(values: &[f64], share: f64) -> f64 {
+    let at = (values.len() as f64 * share).ceil() as usize;
+    values.get(at.saturating_sub(1)).or_else(|| values.last()).copied().unwrap_or(f64::NAN)
+}
+
+pub fn count(world: &World, end: End) -> usize {
+    world.fates.iter().filter(|fate| fate.end == end).count()
+}
+
+/// Tokens that a user was served: those of the prompt, and twice those of the answer.
+pub fn served(world: &World, user: usize, until: f64) -> f64 {
+    let done = world
+        .fates
+        .iter()
+        .filter(|fate| fate.request.user == user && fate.done.is_some_and(|done| done <= until));
+    done.map(|fate| (fate.request.prompt + 2 * fate.request.output) as f64).sum()
+}
+
+/// Seconds that an instance still works on a request of a user's, at a moment of chance: the mean,
+/// and what 99 of 100 stay below.
+pub fn residual(world: &World, user: usize) -> (f64, f64) {
+    let times = world.fates.iter().filter(|fate| fate.request.user == user);
+    let times: Vec<f64> = times.filter_map(|fate| Some(fate.done? - fate.sent?)).collect();
+    let total: f64 = times.iter().sum();
+    let mean = times.iter().map(|time| time * time).sum::<f64>() / (2.0 * total);
+    // a moment falls into a request as often as it is long, and anywhere in it
+    let beyond = |limit: f64| times.iter().map(|time| (time - limit).max(0.0)).sum::<f64>() / total;
+    let (mut least, mut most) = (0.0, times.iter().copied().fold(0.0, f64::max));
+    for _ in 0..50 {
+        let middle = f64::midpoint(least, most);
+        if beyond(middle) > 0.01 { least = middle } else { most = middle }
+    }
+    (mean, most)
+}
+
+pub fn loads(world: &World) -> usize {
+    world.instances.iter().map(|it| it.loads).sum()
+}
+
+/// Tokens of prompts that their conversations had sent before and that were read again.
+pub fn read_again(world: &World) -> u64 {
+    let done = world.fates.iter().filter(|fate| fate.end == End::Answered);
+    done.map(|fate| {
+        let new = fate.request.prompt.saturating_sub(fate.request.repeated);
+        fate.read.saturating_sub(new)
+    })
+    .sum()
+}
+
+pub fn repeated(world: &World) -> u64 {
+    let done = world.fates.iter().filter(|fate| fate.end == End::Answered);
+    done.map(|fate| fate.request.repeated.min(fate.request.prompt)).sum()
+}
+
+/// Requests of clients who left before an instance had them.
+pub fn left_in_queue(world: &World) -> usize {
+    let left = world.fates.iter().filter(|fate| fate.end == End::Left);
+    left.filter(|fate| fate.sent.is_none()).count()
+}
