@@ -11,6 +11,7 @@ mod issuer;
 pub mod jwt;
 pub mod login;
 pub mod password;
+pub mod peers;
 pub mod signature;
 pub mod ssh_key;
 pub mod tokens;
@@ -20,17 +21,19 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use crate::config::Rate;
 
 pub use api_key::KeyHash;
 pub use jwt::TokenFault;
+pub use peers::{Heard, Peers};
 pub use signature::{SignatureFault, Signed};
 pub use tokens::Tokens;
 pub use verdict::{Asking, Authenticator};
 
 /// An account, as the store knows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct User {
     /// Database id.
     pub id: i64,
@@ -54,7 +57,7 @@ pub struct User {
 }
 
 /// An API key, as the store knows it; never the key itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Key {
     /// Database id.
     pub id: i64,
@@ -79,7 +82,7 @@ pub struct Key {
 }
 
 /// A user, and the key that was presented if it was one.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     /// The account.
     pub user: User,

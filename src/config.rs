@@ -35,6 +35,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// Where users and keys are kept.
     pub database: Database,
+    /// What several gateways share; `None` is a gateway on its own.
+    pub redis: Option<Redis>,
     /// Who may come in.
     pub auth: Auth,
     /// Tiers by name; `free`, `premium` and `admin` always exist.
@@ -71,6 +73,7 @@ impl Config {
             ("admin", self.admin != other.admin),
             ("state_dir", self.state_dir != other.state_dir),
             ("database", self.database != other.database),
+            ("redis", self.redis != other.redis),
             ("auth.max_stale", self.auth.max_stale != other.auth.max_stale),
             ("metrics", self.metrics != other.metrics),
             ("threads", self.threads != other.threads),
@@ -110,6 +113,20 @@ pub enum Database {
     Postgres(Secret),
     /// The built-in database in this file.
     Sqlite(PathBuf),
+}
+
+/// The Redis that several gateways share, and how far it is trusted.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Redis {
+    /// Where it is; may hold a password.
+    pub url: Secret,
+    /// What its entries are sealed with, the same on every gateway; `None` is the secret that
+    /// tokens are signed with.
+    pub secret: Option<Secret>,
+    /// The certificates that a `rediss://` server's must come from, PEM; `None` is the public ones.
+    pub ca: Option<PathBuf>,
+    /// How long an answer may take before it is done without.
+    pub timeout: Duration,
 }
 
 /// Who may come in.

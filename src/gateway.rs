@@ -45,7 +45,7 @@ use crate::limit::login::LoginLimit;
 use crate::live::Live;
 use crate::route::{Action, Door};
 use crate::scheduler::Scheduler;
-use crate::store::Store;
+use crate::store::{Redis, Store};
 use crate::telemetry::metrics::Metrics;
 use crate::usage::ledger::Ledger;
 use admit::{Admitted, Stop};
@@ -62,6 +62,7 @@ pub struct Gateway {
     door: Door,
     live: Arc<Live>,
     authenticator: Arc<Authenticator>,
+    redis: Option<Arc<Redis>>,
     limits: Arc<Limits>,
     ledger: Arc<Ledger>,
     scheduler: Arc<Scheduler>,
@@ -82,6 +83,8 @@ pub struct Parts {
     pub live: Arc<Live>,
     /// Knows who is asking.
     pub authenticator: Arc<Authenticator>,
+    /// What this gateway shares with others, if it does.
+    pub redis: Option<Arc<Redis>>,
     /// Knows how much of it everybody may have.
     pub limits: Arc<Limits>,
     /// Where usage is written down.
@@ -107,6 +110,7 @@ impl Gateway {
             door: Door::Both,
             live: parts.live,
             authenticator: parts.authenticator,
+            redis: parts.redis,
             limits: parts.limits,
             ledger: parts.ledger,
             scheduler: parts.scheduler,
@@ -125,6 +129,13 @@ impl Gateway {
     /// The same gateway behind another door: all that is counted is counted together.
     pub fn at(&self, door: Door) -> Self {
         Self { door, ..self.clone() }
+    }
+
+    /// The parts that do not answer, and are done without.
+    pub(super) fn missing(&self) -> Vec<&'static str> {
+        let database = self.authenticator.is_without_store().then_some("database");
+        let redis = self.redis.as_ref().filter(|redis| redis.is_away()).map(|_| "redis");
+        database.into_iter().chain(redis).collect()
     }
 
     /// What is held at any moment, for the drain and its last line.

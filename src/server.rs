@@ -4,6 +4,7 @@
 //! when nothing is left to do, and which goes on deaf when an address cannot be bound.
 
 pub mod certificate;
+mod cluster;
 mod ending;
 mod handover;
 mod signals;
@@ -30,15 +31,15 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use crate::admin::session::Logins;
 use crate::admin::{self, Admin};
-use crate::auth::Tokens;
 use crate::auth::password::Passwords;
 use crate::auth::verdict::{Authenticator, Options};
+use crate::auth::{Peers, Tokens};
 use crate::config::{Config, Listen};
 use crate::gateway::entrance::Entrance;
 use crate::gateway::front::Front;
 use crate::gateway::stage::Stage;
 use crate::gateway::{Gateway, Gauges, Parts};
-use crate::limit::{InProcess, Limits};
+use crate::limit::Limits;
 use crate::live::Live;
 use crate::live::reload::{self, Reloader};
 use crate::live::watch::FileWatch;
@@ -271,7 +272,9 @@ async fn assemble(
 ) -> anyhow::Result<Assembled> {
     let tokens = Tokens::load(&config.auth, None)?;
     let store = Arc::new(Store::open(&config.database).await?);
-    let options = Options::new(config.auth.max_stale, Handle::current());
+    let redis = cluster::redis(&config, &ending)?;
+    let peers = redis.clone().map(|redis| redis as Arc<dyn Peers>);
+    let options = Options { peers, ..Options::new(config.auth.max_stale, Handle::current()) };
     let authenticator = Arc::new(Authenticator::new(Arc::clone(&store) as _, &options));
     tokio::spawn(Arc::clone(&authenticator).watch(ending.clone()));
     let scheduler = Arc::new(Scheduler::new(&config.balance));
@@ -280,10 +283,11 @@ async fn assemble(
     let metrics = Metrics::new()?;
     let ledger = Ledger::new(Arc::clone(&store) as _);
     let keeping = tokio::spawn(Arc::clone(&ledger).keep(ending.clone()));
-    let limits = Limits::new(Arc::new(InProcess::default()));
+    let limits = Limits::new(cluster::quotas(redis.as_ref(), &ending));
     tokio::spawn(Arc::clone(&limits).keep_small());
     let sources = metrics::Sources {
         authenticator: Arc::clone(&authenticator),
+        redis: redis.clone(),
         scheduler: Arc::clone(&scheduler),
         live: Arc::clone(&live),
         log_dropped: logs.dropped(),
@@ -309,6 +313,7 @@ async fn assemble(
     let gateway = Gateway::new(Parts {
         live: Arc::clone(&live),
         authenticator,
+        redis,
         limits,
         ledger,
         scheduler,

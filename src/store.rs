@@ -6,6 +6,7 @@
 mod error;
 mod files;
 mod record;
+mod redis;
 mod sql;
 
 pub use error::StoreError;
@@ -14,6 +15,7 @@ pub use record::{
     AuditFilter, AuditRecord, KeyFilter, KeyLimits, KeyPatch, KeyRecord, KeySpec, KeyState,
     LimitsPatch, NewUser, Rotated, Span, SshKeyRecord, UserFilter, UserPatch, UserRecord,
 };
+pub use redis::{Recalled, Redis, SharedQuotas};
 pub use sql::Store;
 
 use crate::auth::KeyHash;

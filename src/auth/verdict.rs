@@ -6,6 +6,7 @@
 //! of the old epoch and serves nobody who came after.
 
 mod lookup;
+mod watching;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -14,35 +15,30 @@ use std::time::Duration;
 use http::HeaderMap;
 use jiff::Timestamp;
 use moka::sync::Cache;
+use parking_lot::Mutex;
 use tokio::runtime::Handle;
-use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::sync::Notify;
+use tokio::time::Instant;
 
-use self::lookup::Lookups;
+use self::lookup::{Answer, Lookups};
+use self::watching::Reached;
 use super::api_key::{Shape, classify};
 use super::credential::{self, Credential, PathKey, Text};
 use super::jwt::{TokenFault, looks_like_one};
 use super::signature::{self, SignatureFault, Signed};
 use super::tokens::{Doubt, Tokens};
 use super::{
-    AuthError, Holder, Identity, IdentityStore, KeyFault, KeyHash, Method, Principal, Token,
+    AuthError, Holder, Identity, IdentityStore, KeyFault, KeyHash, Method, Peers, Principal, Token,
     Unavailable,
 };
 use crate::config::Auth;
-
-/// Between two looks at the store's revision: a quarter of the second in which changes made by
-/// other processes take effect.
-const POLL: Duration = Duration::from_millis(250);
-
-/// Longest time that such a look takes.
-const POLL_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Keeps a caller with a wrong key from asking the database again and again; a key that is
 /// created ends the epoch anyway.
 const UNKNOWN_FOR: Duration = Duration::from_secs(2);
 
 /// How much is remembered, and for how long.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Options {
     /// How long known identities are served while the store does not answer.
     pub max_stale: Duration,
@@ -58,6 +54,8 @@ pub struct Options {
     pub lookup_timeout: Duration,
     /// Where lookups run: they outlive the requests that ask for them.
     pub runtime: Handle,
+    /// The other gateways, if there are any.
+    pub peers: Option<Arc<dyn Peers>>,
 }
 
 impl Options {
@@ -71,6 +69,7 @@ impl Options {
             pending: 1024,
             lookup_timeout: Duration::from_secs(2),
             runtime,
+            peers: None,
         }
     }
 }
@@ -107,6 +106,10 @@ pub struct Authenticator {
     recalled_unknown: AtomicU64,
     looked_up: AtomicU64,
     silent: AtomicBool,
+    peers: Option<Arc<dyn Peers>>,
+    reached: Mutex<Reached>,
+    /// Wakes the watch: a change was made here, which the others are to hear of.
+    changed: Notify,
 }
 
 /// Who has answered how many questions about keys so far.
@@ -145,6 +148,9 @@ impl Authenticator {
             recalled_unknown: AtomicU64::new(0),
             looked_up: AtomicU64::new(0),
             silent: AtomicBool::new(false),
+            peers: options.peers.clone(),
+            reached: Mutex::default(),
+            changed: Notify::new(),
         }
     }
 
@@ -181,59 +187,6 @@ impl Authenticator {
             };
         }
         Err(refusal)
-    }
-
-    /// Forgets everything: from now on, no answer that was asked for earlier serves a request.
-    /// For changes made in this process; what others change is noticed by [`watch`](Self::watch).
-    pub fn invalidate(&self) {
-        self.epoch.fetch_add(1, Ordering::AcqRel);
-        self.known.invalidate_all();
-        self.unknown.invalidate_all();
-    }
-
-    /// Watches the store for changes until told to stop, or until nobody is left to tell. Without
-    /// it identities are served for `max_stale` and changes go unseen, so it should outlive the
-    /// last request.
-    pub async fn watch(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
-        let mut seen = Seen::default();
-        let mut ticks = interval(POLL);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let polling = async {
-            loop {
-                ticks.tick().await;
-                self.poll(&mut seen).await;
-            }
-        };
-        tokio::select! {
-            () = polling => {}
-            _ = stop.wait_for(|stop| *stop) => {}
-        }
-    }
-
-    async fn poll(&self, seen: &mut Seen) {
-        let asked = self.age(Instant::now());
-        let answer = match timeout(POLL_TIMEOUT, self.store.revision()).await {
-            Ok(answer) => answer,
-            Err(_) => Err(Unavailable("no answer in time".to_owned())),
-        };
-        match answer {
-            Ok(revision) => {
-                if seen.revision.replace(revision) != Some(revision) {
-                    self.invalidate();
-                }
-                self.confirmed.store(asked, Ordering::Release);
-                if self.silent.swap(false, Ordering::Relaxed) {
-                    log::info!("the database answers again");
-                }
-            }
-            Err(cause) => {
-                if !self.silent.swap(true, Ordering::Relaxed) {
-                    log::warn!(
-                        "known keys are served from memory, the database is silent: {cause}"
-                    );
-                }
-            }
-        }
     }
 
     async fn resolve(
@@ -340,15 +293,21 @@ impl Authenticator {
             return Ok(answer);
         }
         self.looked_up.fetch_add(1, Ordering::Relaxed);
-        let answer = self.lookups.ask(holder.clone(), epoch).await?;
-        match &answer {
-            Some(identity) => {
-                let what = Arc::clone(identity);
-                self.known.insert(holder.clone(), Remembered { what, epoch, asked });
+        let shared = self.shared_revision(epoch, asked);
+        let answer = self.lookups.ask(holder.clone(), epoch, shared).await?;
+        Ok(match answer {
+            Answer::Nobody => {
+                self.unknown.insert(holder.clone(), Remembered { what: (), epoch, asked });
+                None
             }
-            None => self.unknown.insert(holder.clone(), Remembered { what: (), epoch, asked }),
-        }
-        Ok(answer)
+            Answer::Somebody { identity, by_peer } => {
+                // a peer's is as true as the revision that it belongs to, when that was read
+                let asked = if by_peer { self.confirmed() } else { asked };
+                let what = Arc::clone(&identity);
+                self.known.insert(holder.clone(), Remembered { what, epoch, asked });
+                Some(identity)
+            }
+        })
     }
 
     fn recall(&self, holder: &Holder, epoch: Epoch, now: Instant) -> Option<Option<Arc<Identity>>> {
@@ -365,21 +324,18 @@ impl Authenticator {
 
     /// Whether the store confirmed this, by its answer or by a revision after it, lately enough.
     fn is_fresh<T>(&self, known: &Remembered<T>, now: Instant) -> bool {
-        let confirmed = self.born + Duration::from_millis(self.confirmed.load(Ordering::Acquire));
-        now.saturating_duration_since(confirmed.max(known.asked)) <= self.max_stale
+        now.saturating_duration_since(self.confirmed().max(known.asked)) <= self.max_stale
+    }
+
+    /// When the store last confirmed the epoch.
+    fn confirmed(&self) -> Instant {
+        self.born + Duration::from_millis(self.confirmed.load(Ordering::Acquire))
     }
 
     fn age(&self, now: Instant) -> u64 {
         let age = now.saturating_duration_since(self.born).as_millis();
         u64::try_from(age).unwrap_or(u64::MAX)
     }
-}
-
-/// What the last polls saw.
-#[derive(Default)]
-struct Seen {
-    /// None before the first answer, which ends the epoch: what was asked before may be older.
-    revision: Option<i64>,
 }
 
 /// Judges a known identity, at every request.

@@ -98,7 +98,6 @@ fn sections(root: &Section<'_>) -> Config {
     let tier_names: Vec<&str> = tiers.keys().map(String::as_str).collect();
     let upstreams = upstreams::upstreams(root);
     let state_dir = state::state_dir(root);
-    state::redis(root);
     let listen = listen::listen(root);
     Config {
         admin: listen::admin(root, &listen),
@@ -106,6 +105,7 @@ fn sections(root: &Section<'_>) -> Config {
         metrics: listen::metrics(root),
         database: state::database(root, &state_dir),
         auth: auth::auth(root, &tier_names, &state_dir),
+        redis: state::redis(root),
         state_dir,
         restrict: tiers::restrict(root, &tier_names),
         manage_default: upstreams::manage_default(root, &upstreams),

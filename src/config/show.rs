@@ -11,8 +11,8 @@ use serde_json::{Map, Value, json};
 use super::units::show_duration;
 use super::{
     AccessFormat, Auth, Balance, ByteSize, Config, Database, Health, Issuer, Jwt, JwtSecret,
-    Limits, Listen, Log, Rate, RouteClass, Secret, SecretFile, Tier, Timeouts, TlsFiles, Upstream,
-    UpstreamKind,
+    Limits, Listen, Log, Rate, Redis, RouteClass, Secret, SecretFile, Tier, Timeouts, TlsFiles,
+    Upstream, UpstreamKind,
 };
 
 /// Everything that is in force, by the names of the file; of a secret only that there is one.
@@ -23,6 +23,7 @@ pub fn show(config: &Config) -> Value {
         metrics,
         state_dir,
         database,
+        redis,
         auth,
         tiers,
         restrict,
@@ -38,7 +39,7 @@ pub fn show(config: &Config) -> Value {
         warnings: _,
     } = config;
     let tiers = tiers.iter().map(|(name, tier)| (name.clone(), show_tier(tier)));
-    json!({
+    let mut shown = json!({
         "listen": listen.iter().map(show_listen).collect::<Vec<_>>(),
         "admin": { "address": admin.map_or_else(|| "same".to_owned(), |own| own.to_string()) },
         "metrics": metrics.map_or_else(|| json!("off"), |address| json!({ "address": address })),
@@ -56,7 +57,14 @@ pub fn show(config: &Config) -> Value {
         "manage": { "default": manage_default },
         "threads": threads,
         "log": show_log(log),
-    })
+    });
+    put(&mut shown, "redis", redis.as_ref().map_or(Value::Null, |it| json!(hidden(&it.url))));
+    if let Some(Redis { url: _, secret, ca, timeout }) = redis {
+        put(&mut shown, "redis_secret", json!(secret.as_ref().map(hidden)));
+        put(&mut shown, "redis_ca", json!(ca.as_deref().map(path)));
+        put(&mut shown, "redis_timeout", json!(time(timeout)));
+    }
+    shown
 }
 
 fn show_listen(listen: &Listen) -> Value {

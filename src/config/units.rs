@@ -7,6 +7,8 @@ use std::num::NonZeroU64;
 use std::str::FromStr;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// The longest duration that is accepted: adding it to the clock cannot overflow.
 pub const LONGEST: Duration = Duration::from_secs(10 * 365 * 86_400);
 
@@ -75,7 +77,7 @@ impl fmt::Display for ByteSize {
 }
 
 /// So many in a window of time, written `5/min`, `100/h`, `50k/h`, `1M/d`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rate {
     /// How many.
     pub amount: NonZeroU64,
@@ -84,7 +86,7 @@ pub struct Rate {
 }
 
 /// The window of a [`Rate`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Window {
     /// A day of 24 hours.
     Day,

@@ -57,7 +57,7 @@ fn compose(gateway: &Gateway, ctx: &Ctx, action: Action) -> Result<Answer, Refus
             Err(Refusal::unavailable("draining", "Shutting down", 5))
         }
         Action::Ready if !gateway.scheduler.is_ready() => Err(no_instance()),
-        Action::Ready => json(br#"{"status":"ready"}"#.to_vec()),
+        Action::Ready => json(ready(&gateway.missing())),
         Action::Tags => json(models::merged_ollama(lists(), List::Installed, &visible)),
         Action::Ps => json(models::merged_ollama(lists(), List::Resident, &visible)),
         Action::Models => json(models::merged_openai(lists(), &visible)),
@@ -99,6 +99,15 @@ pub(super) async fn permit(session: &mut Session, ctx: &Ctx, preflight: &Preflig
     session.write_response_header(Box::new(head), true).await?;
     refusal::linger(session).await;
     Ok(())
+}
+
+/// Ready, be it without some of the parts.
+fn ready(missing: &[&str]) -> Vec<u8> {
+    let answer = match missing {
+        [] => serde_json::json!({ "status": "ready" }),
+        degraded => serde_json::json!({ "status": "ready", "degraded": degraded }),
+    };
+    answer.to_string().into_bytes()
 }
 
 fn no_instance() -> Refusal {

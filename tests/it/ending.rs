@@ -129,7 +129,7 @@ fn what_outlasts_the_drain_ends_with_an_error_that_clients_see() {
         stream.chunk().unwrap();
     }
     let waits = ask(&gateway, "/api/chat", 5).start();
-    eventually("all seats are taken", || sim.counter("inflight") == 4);
+    eventually("all seats are taken", || sim.counter("slots_in_use") == 4);
     let begun = Instant::now();
     gateway.signal("TERM");
     let native = native.rest();
@@ -236,7 +236,7 @@ fn an_upgrade_under_load_refuses_nobody_and_cuts_no_stream() {
     {
         let (gateway, successors) = (&gateway, Successors(&gateway));
         let stream = ask(gateway, "/api/chat", 250).start();
-        sim.wait_for("inflight", 1);
+        sim.wait_for("slots_in_use", 1);
         std::thread::scope(|scope| {
             for path in ["/health", "/ready", "/api/tags", "/ready"] {
                 let (stop, answered) = (&stop, &answered);

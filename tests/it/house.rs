@@ -16,7 +16,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("payload", &["model", "route"]),
     ("policy", &["auth", "config", "model", "route"]),
     ("route", &["config"]),
-    ("store", &["auth", "config", "usage"]),
+    ("store", &["auth", "config", "limit", "usage"]),
 ];
 
 #[test]

@@ -15,6 +15,7 @@ mod admin;
 mod balance;
 mod bodies;
 mod check;
+mod cluster;
 mod commands;
 mod cors;
 mod doctor;

@@ -210,9 +210,9 @@ fn slots_grow_for_those_who_wait_and_shrink_without_cutting_anybody_off() {
     let gateway = gateway().upstream("gpu0", &sim.url()).config(TIERS).user("ann", "wide").start();
     let ask = |tokens| gateway.post("/api/chat", &question(tokens)).key(gateway.key("ann"));
     let streams: Vec<_> = (0..3).map(|_| ask(60).start()).collect();
-    sim.wait_for("inflight", 1);
+    sim.wait_for("slots_in_use", 1);
     change(&gateway, "slots: 1", "slots: 3");
-    sim.wait_for("inflight", 3);
+    sim.wait_for("slots_in_use", 3);
     change(&gateway, "slots: 3", "slots: 1");
     let last = ask(2).start();
     for stream in streams {

@@ -3,8 +3,10 @@
 pub mod crowd;
 pub mod gateway;
 pub mod http;
+pub mod metrics;
 pub mod postgres;
 pub mod python;
+pub mod redis;
 pub mod sim;
 
 use std::time::{Duration, Instant};

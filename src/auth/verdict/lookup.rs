@@ -12,11 +12,12 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
 
 use super::{Epoch, Options};
-use crate::auth::{Holder, Identity, IdentityStore, Unavailable};
+use crate::auth::{Holder, Identity, IdentityStore, Peers, Unavailable};
 
 /// The lookups under way.
 pub(super) struct Lookups {
     store: Arc<dyn IdentityStore>,
+    peers: Option<Arc<dyn Peers>>,
     flights: Mutex<HashMap<Errand, Flight>>,
     pending: usize,
     permits: Semaphore,
@@ -26,13 +27,28 @@ pub(super) struct Lookups {
 
 /// Those who ask in a later epoch do not share an answer with those of an earlier one.
 type Errand = (Holder, Epoch);
-type Flight = Shared<oneshot::Receiver<Answer>>;
-type Answer = Result<Option<Arc<Identity>>, Unavailable>;
+type Flight = Shared<oneshot::Receiver<Outcome>>;
+type Outcome = Result<Answer, Unavailable>;
+
+/// What a lookup found.
+#[derive(Clone)]
+pub(super) enum Answer {
+    /// It is nobody.
+    Nobody,
+    /// It is somebody.
+    Somebody {
+        /// Who.
+        identity: Arc<Identity>,
+        /// Whether a peer had read it.
+        by_peer: bool,
+    },
+}
 
 impl Lookups {
     pub(super) fn new(store: Arc<dyn IdentityStore>, options: &Options) -> Self {
         Self {
             store,
+            peers: options.peers.clone(),
             flights: Mutex::default(),
             pending: options.pending,
             permits: Semaphore::new(options.lookups),
@@ -41,12 +57,17 @@ impl Lookups {
         }
     }
 
-    /// Who this is.
+    /// Who this is; peers may know, as of this revision.
     ///
     /// # Errors
     /// [`Unavailable`] if the store fails, takes too long, or has too much to do.
-    pub(super) async fn ask(self: &Arc<Self>, holder: Holder, epoch: Epoch) -> Answer {
-        match self.board((holder, epoch))?.await {
+    pub(super) async fn ask(
+        self: &Arc<Self>,
+        holder: Holder,
+        epoch: Epoch,
+        revision: Option<i64>,
+    ) -> Outcome {
+        match self.board((holder, epoch), revision)?.await {
             Ok(answer) => answer,
             Err(_) => Err(Unavailable("the lookup was lost".to_owned())),
         }
@@ -54,7 +75,11 @@ impl Lookups {
 
     /// Joins the flight of this errand, or starts it. It is a task of its own, so that a client
     /// who leaves neither holds up the others nor tears a query apart.
-    fn board(self: &Arc<Self>, errand: Errand) -> Result<Flight, Unavailable> {
+    fn board(
+        self: &Arc<Self>,
+        errand: Errand,
+        revision: Option<i64>,
+    ) -> Result<Flight, Unavailable> {
         let (answer, flight) = {
             let mut flights = self.flights.lock();
             if let Some(flight) = flights.get(&errand) {
@@ -70,21 +95,39 @@ impl Lookups {
         };
         let landing = Landing { lookups: Arc::clone(self), errand };
         self.runtime.spawn(async move {
+            let (lookups, holder) = (Arc::clone(&landing.lookups), landing.errand.0.clone());
+            let outcome = lookups.look_up(&holder, revision).await;
             // nobody may be waiting any more
-            let _ = answer.send(landing.lookups.look_up(&landing.errand.0).await);
+            let _ = answer.send(outcome.clone());
+            drop(landing);
+            lookups.share(&holder, revision, &outcome).await;
         });
         Ok(flight)
     }
 
-    async fn look_up(&self, holder: &Holder) -> Answer {
+    async fn look_up(&self, holder: &Holder, revision: Option<i64>) -> Outcome {
+        if let (Some(peers), Some(revision)) = (&self.peers, revision)
+            && let Some(identity) = peers.recall(holder, revision).await
+        {
+            return Ok(Answer::Somebody { identity: Arc::new(identity), by_peer: true });
+        }
         let lookup = async {
             let _permit = self.permits.acquire().await.map_err(|e| Unavailable(e.to_string()))?;
             self.store.identity(holder).await
         };
         let answer = timeout(self.timeout, lookup).await;
-        answer
-            .unwrap_or_else(|_| Err(Unavailable("no answer in time".to_owned())))
-            .map(|identity| identity.map(Arc::new))
+        let answer = answer.unwrap_or_else(|_| Err(Unavailable("no answer in time".to_owned())))?;
+        let somebody = |it| Answer::Somebody { identity: Arc::new(it), by_peer: false };
+        Ok(answer.map_or(Answer::Nobody, somebody))
+    }
+
+    /// Lets the peers know what the store said.
+    async fn share(&self, holder: &Holder, revision: Option<i64>, outcome: &Outcome) {
+        if let (Some(peers), Some(revision)) = (&self.peers, revision)
+            && let Ok(Answer::Somebody { identity, by_peer: false }) = outcome
+        {
+            peers.remember(holder, revision, identity).await;
+        }
     }
 }
 

@@ -1,4 +1,5 @@
 mod bearers;
+mod peers;
 mod trouble;
 
 use std::collections::HashMap;
@@ -6,7 +7,7 @@ use std::sync::atomic::{AtomicI64, AtomicUsize};
 
 use async_trait::async_trait;
 use futures_util::future::join_all;
-use parking_lot::Mutex;
+use tokio::sync::watch;
 
 use super::*;
 use crate::auth::tests::{believed, user};

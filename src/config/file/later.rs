@@ -22,16 +22,12 @@ pub(super) struct Later {
 enum Today {
     /// Everything but this value.
     Except(&'static str),
-    /// This value alone.
-    Is(&'static str),
     /// Nothing.
     Silent,
 }
 
 /// Every key that does nothing yet.
 pub(super) const LATER: &[Later] = &[
-    later("redis", "sharing state through Redis is", Today::Is("null")),
-    later("redis_file", "sharing state through Redis is", Today::Silent),
     later("tiers.*.num_ctx", RUNNER, Today::Silent),
     later("tiers.*.runner_options", RUNNER, Today::Silent),
     later("tiers.*.keep_alive", RUNNER, Today::Silent),
@@ -84,8 +80,6 @@ impl Later {
             Value::Map(_) => false,
         };
         let remedy = match self.today {
-            Today::Is(word) if is(word) => return,
-            Today::Is(word) => format!("remove it, or say `{word}`"),
             Today::Except(word) if !is(word) => return,
             Today::Except(_) => "name an instance, or remove it".to_owned(),
             Today::Silent => "remove it".to_owned(),

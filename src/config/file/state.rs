@@ -1,11 +1,15 @@
 //! What is kept, and where: `state_dir`, `database`, `redis`.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::reader::Section;
 use super::secrets::secret;
 use super::values;
-use crate::config::Database;
+use crate::config::{Database, Redis};
+
+/// A Redis in the same network answers within one of them; a request waits no longer for it.
+const REDIS_TIMEOUT: Duration = Duration::from_millis(20);
 
 /// `state_dir`.
 pub(super) fn state_dir(root: &Section<'_>) -> PathBuf {
@@ -42,13 +46,26 @@ fn is_database(text: &str) -> Result<(), String> {
     }
 }
 
-/// `redis` and `redis_file`: read for their mistakes; the URL may hold a password.
-pub(super) fn redis(root: &Section<'_>) {
+/// `redis` and the keys that begin so; its URL may hold a password, so no message shows it.
+pub(super) fn redis(root: &Section<'_>) -> Option<Redis> {
+    let url = secret(root, ("redis", "redis_file"), is_redis);
+    let seal = secret(root, ("redis_secret", "redis_secret_file"), is_long);
+    let ca = root.nullable("redis_ca", values::path(root.cx.base));
+    let timeout = root.get("redis_timeout", values::time).unwrap_or(REDIS_TIMEOUT);
+    Some(Redis { url: url?, secret: seal, ca, timeout })
+}
+
+fn is_redis(text: &str) -> Result<(), String> {
     const SCHEMES: [&str; 3] = ["redis://", "rediss://", "redis+unix://"];
-    root.nullable("redis", |scalar| {
-        let rest = SCHEMES.iter().find_map(|scheme| scalar.text.strip_prefix(scheme));
-        let expected = "expected redis://HOST:PORT/0, rediss://… or redis+unix://PATH";
-        rest.filter(|rest| !rest.is_empty()).map(drop).ok_or_else(|| expected.to_owned())
-    });
-    root.nullable("redis_file", values::path(root.cx.base));
+    let rest = SCHEMES.iter().find_map(|scheme| text.strip_prefix(scheme));
+    let expected = "expected redis://HOST:PORT/0, rediss://… or redis+unix://PATH";
+    rest.filter(|rest| !rest.is_empty()).map(drop).ok_or_else(|| expected.to_owned())
+}
+
+/// As long as a hash, so that nobody finds it by trying.
+fn is_long(text: &str) -> Result<(), String> {
+    match text.len() {
+        32.. => Ok(()),
+        _ => Err("is too short to seal with: give it 32 random characters or more".to_owned()),
+    }
 }

@@ -19,11 +19,14 @@ use super::{Makers, Metrics};
 use crate::auth::Authenticator;
 use crate::live::Live;
 use crate::scheduler::Scheduler;
+use crate::store::Redis;
 
 /// Those whose state is read when somebody asks.
 pub struct Sources {
     /// Remembers identities, and knows whether the database answers.
     pub authenticator: Arc<Authenticator>,
+    /// What gateways share, where they do.
+    pub redis: Option<Arc<Redis>>,
     /// Knows who waits.
     pub scheduler: Arc<Scheduler>,
     /// Knows who is up.
@@ -40,6 +43,8 @@ pub(super) struct Gauges {
     upstream_inflight: IntGaugeVec,
     upstream_slots: IntGaugeVec,
     degraded: IntGaugeVec,
+    redis_failures: IntCounter,
+    redis_ignored: IntCounter,
     log_dropped: IntCounter,
     /// One reading at a time, or what was counted between two would be counted twice.
     turn: Mutex<()>,
@@ -73,6 +78,14 @@ impl Gauges {
                 "Whether this part does not answer, and is done without",
                 &["part"],
             )?,
+            redis_failures: new.counter(
+                "redis_failures_total",
+                "Questions to Redis that got no good answer in time, and were done without",
+            )?,
+            redis_ignored: new.counter(
+                "redis_ignored_total",
+                "Entries in Redis that no gateway with our secret has written",
+            )?,
             log_dropped: new.counter(
                 "log_dropped_total",
                 "Log lines dropped because standard error took none",
@@ -92,6 +105,15 @@ impl Gauges {
         ];
         for (layer, result, total) in layers {
             raise(&self.cache_requests.with_label_values(&[layer, result]), total);
+        }
+        if let Some(redis) = &from.redis {
+            let recalled = redis.recalled();
+            for (result, total) in [("hit", recalled.hits), ("miss", recalled.misses)] {
+                raise(&self.cache_requests.with_label_values(&["redis", result]), total);
+            }
+            raise(&self.redis_failures, redis.failures());
+            raise(&self.redis_ignored, recalled.ignored);
+            self.degraded.with_label_values(&["redis"]).set(i64::from(redis.is_away()));
         }
         raise(&self.log_dropped, from.log_dropped.load(Ordering::Relaxed));
         self.degraded

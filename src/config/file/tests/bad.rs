@@ -57,6 +57,7 @@ fn a_secret_is_never_repeated() {
         "api_key:hunter2",
         "upstreams:\n  - api_key:hunter2",
         "redis: http://u:hunter2@h",
+        "redis_secret: hunter2",
         "upstreams: [ { name: a, url: http://u:hunter2@h } ]",
         "upstreams: [ { name: a, url: http://h, api_key: 'hunter2 hunter2' } ]",
         "upstreams: [ { name: a, url: http://h, api_key: [hunter2] } ]",
