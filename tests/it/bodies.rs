@@ -35,9 +35,15 @@ fn prompt(size: usize, model: Model) -> Vec<u8> {
     body
 }
 
-/// The requests that are no probe, oldest first.
+/// What clients posted, oldest first. Their requests carry an id; those by which the gateway itself
+/// has a model loaded do not.
 fn posted(sim: &Sim) -> Vec<Value> {
-    sim.requests().into_iter().filter(|request| request["method"] == "POST").collect()
+    let names = |request: &Value| {
+        let headers = request["headers"].as_array().into_iter().flatten();
+        headers.filter_map(|header| header[0].as_str()).any(|name| name == "x-request-id")
+    };
+    let requests = sim.requests().into_iter();
+    requests.filter(|request| request["method"] == "POST" && names(request)).collect()
 }
 
 /// Says that exactly these bodies arrived, in this order.

@@ -312,7 +312,7 @@ fn a_connection_serves_many_requests() {
 }
 
 fn open() -> (Gateway, Sim) {
-    let sim = sim().args(&["--speed", "50"]).start();
+    let sim = sim().args(&["--speed", "50"]).holding("llama3.2").start();
     let gateway = gateway().upstream("only", &sim.url()).user("ann", "free").start();
     (gateway, sim)
 }

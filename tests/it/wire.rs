@@ -15,7 +15,7 @@ use crate::support::sim::{Sim, sim};
 
 /// A fast instance and what stands before it.
 fn before_one() -> (Sim, Builder) {
-    let sim = sim().args(&["--speed", "1000"]).start();
+    let sim = sim().args(&["--speed", "1000"]).holding("llama3.2").start();
     let builder = gateway().upstream("a", &sim.url());
     (sim, builder)
 }

@@ -13,7 +13,7 @@ const SMALL: &str = "limits: { body: 1MiB, body_memory_per_user: 1536KiB, body_m
      timeouts: { body: 1s }";
 
 fn pair(config: &str) -> (Sim, Gateway) {
-    let sim = sim().args(&["--speed", "1000"]).start();
+    let sim = sim().args(&["--speed", "1000"]).holding("llama3.2").start();
     let gateway = gateway()
         .upstream("a", &sim.url())
         .user("anna", "free")

@@ -12,18 +12,26 @@ use super::http::{Exchange, Request};
 
 /// A stand-in for Ollama at real speed, with its usual models, that ends with this process.
 pub fn sim() -> Builder {
-    Builder { args: Vec::new() }
+    Builder { args: Vec::new(), held: None }
 }
 
 /// A simulated instance that is being described.
 pub struct Builder {
     args: Vec<String>,
+    held: Option<String>,
 }
 
 impl Builder {
     /// Adds command-line arguments; `examples/ollama-sim/README.md` lists them.
     pub fn args(mut self, args: &[&str]) -> Self {
         self.args.extend(args.iter().map(|&arg| arg.to_owned()));
+        self
+    }
+
+    /// Has it hold this model in memory, for good, before anybody comes: a gateway then has nothing
+    /// to load, and all that arrives is what clients sent.
+    pub fn holding(mut self, model: &str) -> Self {
+        self.held = Some(model.to_owned());
         self
     }
 
@@ -47,7 +55,13 @@ impl Builder {
             let text = ready[name].as_str().expect("it says where it listens");
             text.parse::<SocketAddr>().expect("that is an address")
         };
-        Sim { address: address("listen"), control: address("control"), child }
+        let sim = Sim { address: address("listen"), control: address("control"), child };
+        if let Some(model) = self.held {
+            let load = serde_json::json!({ "model": model, "keep_alive": -1, "stream": false });
+            assert_eq!(sim.post("/api/generate", &load).send().status, 200);
+            sim.reset();
+        }
+        sim
     }
 }
 
