@@ -6,6 +6,7 @@
 pub mod file;
 pub mod secret;
 mod show;
+pub mod taming;
 pub mod units;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,6 +20,7 @@ use ipnet::IpNet;
 pub use file::{Problems, locate};
 pub use secret::Secret;
 pub use show::show;
+pub use taming::Taming;
 pub use units::{ByteSize, Rate, Window};
 
 /// Everything that `usher.yaml` says, defaults filled in and every value checked.
@@ -47,6 +49,8 @@ pub struct Config {
     pub upstreams: Vec<Upstream>,
     /// Bounds of the queue in front of the instances.
     pub balance: Balance,
+    /// How often a client that waits for a stream of events hears so; `None` is never.
+    pub comments: Option<Duration>,
     /// How instances are probed.
     pub health: Health,
     /// The origins whose pages may call from a browser, as browsers write them.
@@ -232,6 +236,8 @@ pub struct Tier {
     pub weight: u32,
     /// Whether requests may leave the box (models named `…:cloud`, web-search tools).
     pub cloud: bool,
+    /// What its requests may do to a model that others share.
+    pub taming: Taming,
 }
 
 /// What a route is for; a tier allows classes.

@@ -15,6 +15,7 @@ mod lint;
 mod local;
 mod managed;
 mod outgoing;
+mod patience;
 mod quota;
 mod refusal;
 mod relay;
@@ -237,6 +238,9 @@ impl ProxyHttp for Gateway {
         ctx.decided();
         if let Some(refusal) = refusal {
             ctx.quota.give_back();
+            if ctx.is_comforted() {
+                return Err(relay::refuse_in_stream(refusal, ctx));
+            }
             let written = refusal::write(session, &refusal, ctx).await;
             ctx.refusal = Some(refusal);
             written?;
@@ -304,10 +308,10 @@ impl ProxyHttp for Gateway {
             // it knows no chunks: the end of the connection is the end of the answer
             response.remove_header(&http::header::TRANSFER_ENCODING);
         }
-        match ctx.upstream.as_deref() {
-            Some(instance) => headers::to_client(response, instance, ctx),
-            None => Ok(()),
+        if let Some(instance) = ctx.upstream.as_deref() {
+            headers::to_client(response, instance, ctx)?;
         }
+        if ctx.is_comforted() { patience::conform(response) } else { Ok(()) }
     }
 
     fn response_body_filter(

@@ -4,22 +4,24 @@
 //! last of several win; a stricter reader would see another model in the same bytes. So a body in
 //! which the two could differ is refused, and the bytes that were read are the bytes that travel.
 
+mod edit;
 mod estimate;
 mod form;
 mod prompt;
+mod tame;
 pub(crate) mod walk;
-
-use std::ops::Range;
-
-use bytes::{Bytes, BytesMut};
 
 pub use estimate::{Expected, estimate_tokens, expect_tokens};
 pub use form::inspect_form;
 pub use prompt::{Prompt, Runner};
+pub use tame::{Ready, prepare};
+
+use edit::{Edit, End};
+use tame::Spots;
 use walk::Field;
 
 /// Every top-level name that some step of Usher reads, in its one accepted spelling.
-const READ: [&str; 13] = [
+const READ: [&str; 18] = [
     "model",
     "name",
     "stream",
@@ -33,6 +35,11 @@ const READ: [&str; 13] = [
     "web_search_options",
     "source",
     "destination",
+    "shift",
+    "max_tokens",
+    "max_completion_tokens",
+    "max_output_tokens",
+    "_debug_render_only",
 ];
 
 /// Each is looked into: eight million in a body took more than a second.
@@ -48,38 +55,14 @@ pub fn inspect(body: &[u8]) -> Result<Payload, BadPayload> {
     let text = walk::object(body)?;
     let mut payload = Payload::default();
     let mut empty = true;
-    let mut options_seen = false;
     walk::each_field(text, |field| {
         walk::spelling(&field.name, &READ)?;
         empty = false;
-        options_seen |= field.name == "stream_options";
+        payload.spots.note(&field);
         payload.read(&field)
     })?;
-    if !options_seen {
-        let added = match empty {
-            true => r#""stream_options":{"include_usage":true}"#,
-            false => r#","stream_options":{"include_usage":true}"#,
-        };
-        payload.usage_edit = Some(Edit::before_brace(text, 0, added));
-    }
+    payload.spots.end = End::of(text, 0, empty);
     Ok(payload)
-}
-
-/// The same body, byte for byte, but with `stream_options.include_usage` true: without it a `/v1`
-/// stream says nothing about its tokens. `payload` is what [`inspect`] made of this very `body`.
-#[must_use]
-pub fn with_usage(body: &Bytes, payload: &Payload) -> Bytes {
-    let Some(edit) = &payload.usage_edit else {
-        return body.clone();
-    };
-    let (Some(before), Some(after)) = (body.get(..edit.at.start), body.get(edit.at.end..)) else {
-        return body.clone();
-    };
-    let mut edited = BytesMut::with_capacity(body.len() + edit.text.len());
-    edited.extend_from_slice(before);
-    edited.extend_from_slice(edit.text.as_bytes());
-    edited.extend_from_slice(after);
-    edited.freeze()
 }
 
 /// What Usher wants to know of a request's body.
@@ -99,10 +82,24 @@ pub struct Payload {
     pub include_usage: bool,
     /// Whether a tool would search the web, that is, leave the box.
     pub web_search: bool,
-    /// What [`with_usage`] has to change; none where `include_usage` is true already.
-    usage_edit: Option<Edit>,
+    /// Whether the prompt is to be shown instead of answered, the model's own part included.
+    pub debug_render: bool,
+    usage: Usage,
+    spots: Spots,
     /// What the work is, for the scheduler.
     gist: prompt::Gist,
+}
+
+/// What `stream_options` say about usage.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+enum Usage {
+    /// There are none.
+    #[default]
+    Unsaid,
+    /// It is wanted.
+    Asked,
+    /// It would be, with this edit.
+    Edit(Edit),
 }
 
 impl Payload {
@@ -151,6 +148,7 @@ impl Payload {
             "stream_options" => self.read_stream_options(field)?,
             "tools" => self.web_search |= searches_the_web(field)?,
             "web_search_options" => self.web_search |= field.value != "null",
+            "_debug_render_only" => self.debug_render = boolean(field)? == Some(true),
             _ => {}
         }
         Ok(())
@@ -158,55 +156,32 @@ impl Payload {
 
     fn read_stream_options(&mut self, field: &Field<'_>) -> Result<(), BadPayload> {
         if field.value == "null" {
-            self.usage_edit = Some(Edit::replace(field, r#"{"include_usage":true}"#));
+            let edit = Edit::replace(edit::place(field, 0), r#"{"include_usage":true}"#);
+            self.usage = Usage::Edit(edit);
             return Ok(());
         }
         field.starts_with('{', "an object")?;
         let mut asked = None;
-        let mut added = r#""include_usage":true"#;
+        let mut empty = true;
         walk::each_field(field.value, |option| {
             walk::spelling(&option.name, &["include_usage"])?;
-            added = r#","include_usage":true"#;
+            empty = false;
             if option.name == "include_usage" {
-                let edit = Edit::replace(&option, "true").moved(field.start);
-                asked = Some((boolean(&option)?, edit));
+                asked = Some((boolean(&option)?, edit::place(&option, field.start)));
             }
             Ok(())
         })
         .map_err(|flaw| flaw.inside("stream_options"))?;
         self.include_usage = matches!(asked, Some((Some(true), _)));
-        self.usage_edit = match asked {
-            Some((Some(true), _)) => None,
-            Some((_, edit)) => Some(edit),
-            None => Some(Edit::before_brace(field.value, field.start, added)),
+        self.usage = match asked {
+            Some((Some(true), _)) => Usage::Asked,
+            Some((_, at)) => Usage::Edit(Edit::replace(at, "true")),
+            None => {
+                let end = End::of(field.value, field.start, empty);
+                Usage::Edit(Edit::append(end, r#""include_usage":true"#))
+            }
         };
         Ok(())
-    }
-}
-
-/// Bytes of the body to replace, and by what.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Edit {
-    at: Range<usize>,
-    text: &'static str,
-}
-
-impl Edit {
-    fn replace(field: &Field<'_>, text: &'static str) -> Self {
-        let at = field.start..field.start + field.value.len();
-        Self { at, text }
-    }
-
-    /// At the end of `object`, which begins at byte `start` of the body.
-    fn before_brace(object: &str, start: usize, text: &'static str) -> Self {
-        let brace = start + object.trim_ascii_end().len().saturating_sub(1);
-        let at = brace..brace;
-        Self { at, text }
-    }
-
-    fn moved(self, by: usize) -> Self {
-        let at = self.at.start + by..self.at.end + by;
-        Self { at, ..self }
     }
 }
 

@@ -122,7 +122,7 @@ enum Reader {
 
 impl Meter {
     /// `strip_usage`: the usage in an OpenAI stream is there because
-    /// [`with_usage`](crate::payload::with_usage) asked for it, and not for the client's eyes.
+    /// [`prepare`](crate::payload::prepare) asked for it, and not for the client's eyes.
     #[must_use]
     pub fn new(format: Format, strip_usage: bool) -> Self {
         let reader = match format {

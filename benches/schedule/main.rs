@@ -48,7 +48,11 @@ fn main() -> Result<()> {
     let text = report::write(&runs, seed);
     println!("{text}");
     if writes {
-        std::fs::write(format!("{FOLDER}/RESULTS.md"), text)?;
+        // the tables in real time behind it are those of benches/schedule/live
+        let before = std::fs::read_to_string(format!("{FOLDER}/RESULTS.md")).unwrap_or_default();
+        let kept = before.find("<!-- real time").and_then(|at| before.get(at..));
+        let kept = kept.map_or_else(String::new, |kept| format!("\n{kept}"));
+        std::fs::write(format!("{FOLDER}/RESULTS.md"), text + &kept)?;
         picture::draw(&runs)?;
     }
     Ok(())

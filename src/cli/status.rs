@@ -22,7 +22,29 @@ fn text(known: &Value) -> String {
     let number = |name: &str| known.get("queue").and_then(|queue| queue.get(name)?.as_u64());
     let (waiting, capacity) = (number("waiting"), number("capacity"));
     let table = output::table(&rows);
-    format!("{table}\n\n{} of {} waiting", waiting.unwrap_or(0), capacity.unwrap_or(0))
+    let lines = known.get("queue").map(|queue| remote::list(queue, "lines")).unwrap_or_default();
+    let lines: String = lines.iter().map(line).collect();
+    let (waiting, capacity) = (waiting.unwrap_or(0), capacity.unwrap_or(0));
+    format!("{table}\n\n{waiting} of {capacity} waiting{lines}")
+}
+
+/// Requests of one kind that wait, and what they wait for: each instance that could have the next
+/// of them, with the seconds to its first token and what they are made of.
+fn line(line: &Value) -> String {
+    let seconds = |of: &Value, name: &str| of.get(name).and_then(Value::as_f64).unwrap_or(0.0);
+    let place = |it: &Value| {
+        let parts = ["wait", "load", "prefill"].into_iter().filter(|part| seconds(it, part) > 0.0);
+        let parts: Vec<String> =
+            parts.map(|part| format!("{part} {:.1}", seconds(it, part))).collect();
+        let name = remote::text(it, "upstream").unwrap_or("?");
+        format!("{name} {:.1} s ({})", seconds(it, "seconds"), parts.join(", "))
+    };
+    let places: Vec<String> = remote::list(line, "candidates").iter().map(place).collect();
+    let places = if places.is_empty() { "nowhere now".to_owned() } else { places.join(", ") };
+    let model = remote::text(line, "model").unwrap_or("any model");
+    let waiting = line.get("waiting").map_or_else(String::new, Value::to_string);
+    let oldest = seconds(line, "oldest_seconds");
+    format!("\n  {model}: {waiting} for up to {oldest:.1} s; next to {places}")
 }
 
 fn row(instance: &Value) -> [String; 8] {
@@ -47,6 +69,26 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn people_see_who_waits_and_what_for() {
+        let known = json!({ "data": [], "queue": { "waiting": 4, "capacity": 512, "lines": [
+            { "model": "qwen3:8b", "waiting": 3, "oldest_seconds": 4.21, "candidates": [
+                { "upstream": "gpu0", "seconds": 1.3, "wait": 1.2, "load": 0.0, "prefill": 0.1 },
+                { "upstream": "gpu1", "seconds": 8.1, "wait": 0.0, "load": 8.0, "prefill": 0.1 },
+            ] },
+            { "model": null, "waiting": 1, "oldest_seconds": 0.0, "candidates": [] },
+        ] } });
+        let told = text(&known);
+        let (_, queue) = told.split_once("\n\n").unwrap();
+        assert_eq!(
+            queue,
+            "4 of 512 waiting\n\
+             \x20 qwen3:8b: 3 for up to 4.2 s; next to gpu0 1.3 s (wait 1.2, prefill 0.1), \
+             gpu1 8.1 s (load 8.0, prefill 0.1)\n\
+             \x20 any model: 1 for up to 0.0 s; next to nowhere now"
+        );
+    }
 
     #[test]
     fn people_get_a_table_and_the_length_of_the_queue() {

@@ -97,6 +97,7 @@ fn sections(root: &Section<'_>) -> Config {
     let tiers = tiers::tiers(root);
     let tier_names: Vec<&str> = tiers.keys().map(String::as_str).collect();
     let upstreams = upstreams::upstreams(root);
+    let (balance, comments) = bounds::balance(root);
     let state_dir = state::state_dir(root);
     let listen = listen::listen(root);
     Config {
@@ -111,7 +112,8 @@ fn sections(root: &Section<'_>) -> Config {
         manage_default: upstreams::manage_default(root, &upstreams),
         tiers,
         upstreams,
-        balance: bounds::balance(root),
+        balance,
+        comments,
         health: bounds::health(root),
         cors_origins: listen::cors_origins(root),
         timeouts: bounds::timeouts(root),

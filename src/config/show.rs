@@ -11,8 +11,8 @@ use serde_json::{Map, Value, json};
 use super::units::show_duration;
 use super::{
     AccessFormat, Auth, Balance, ByteSize, Config, Database, Health, Issuer, Jwt, JwtSecret,
-    Limits, Listen, Log, Rate, Redis, RouteClass, Secret, SecretFile, Tier, Timeouts, TlsFiles,
-    Upstream, UpstreamKind,
+    Limits, Listen, Log, Rate, Redis, RouteClass, Secret, SecretFile, Taming, Tier, Timeouts,
+    TlsFiles, Upstream, UpstreamKind,
 };
 
 /// Everything that is in force, by the names of the file; of a secret only that there is one.
@@ -29,6 +29,7 @@ pub fn show(config: &Config) -> Value {
         restrict,
         upstreams,
         balance,
+        comments,
         health,
         cors_origins,
         timeouts,
@@ -50,7 +51,7 @@ pub fn show(config: &Config) -> Value {
         "restrict": restrict,
         "cors": { "origins": cors_origins },
         "upstreams": upstreams.iter().map(show_upstream).collect::<Vec<_>>(),
-        "balance": show_balance(balance),
+        "balance": show_balance(balance, comments.as_ref()),
         "health": show_health(health),
         "timeouts": show_timeouts(timeouts),
         "limits": show_limits(limits),
@@ -152,8 +153,18 @@ fn show_issuer(it: &Issuer) -> Value {
 }
 
 fn show_tier(tier: &Tier) -> Value {
-    let Tier { allow, models, concurrency, requests, reads, tokens, max_queue_wait, weight, cloud } =
-        tier;
+    let Tier {
+        allow,
+        models,
+        concurrency,
+        requests,
+        reads,
+        tokens,
+        max_queue_wait,
+        weight,
+        cloud,
+        taming: Taming { num_ctx, runner_options, keep_alive, max_output, unloading: _ },
+    } = tier;
     let rate = |rate: &Option<Rate>| rate.map(|rate| rate.to_string());
     let classes = [
         ("read", RouteClass::Read),
@@ -172,6 +183,10 @@ fn show_tier(tier: &Tier) -> Value {
         "max_queue_wait": max_queue_wait.as_ref().map(time),
         "weight": weight,
         "cloud": cloud,
+        "num_ctx": num_ctx.to_string(),
+        "runner_options": if *runner_options { "allow" } else { "drop" },
+        "keep_alive": keep_alive.to_string(),
+        "max_output": max_output,
     })
 }
 
@@ -198,12 +213,13 @@ fn show_upstream(upstream: &Upstream) -> Value {
     shown
 }
 
-fn show_balance(balance: &Balance) -> Value {
+fn show_balance(balance: &Balance, comments: Option<&Duration>) -> Value {
     let Balance { queue, queue_per_user, max_queue_wait } = balance;
     json!({
         "queue": queue,
         "queue_per_user": queue_per_user,
         "max_queue_wait": time(max_queue_wait),
+        "keep_alive_comments": comments.map_or_else(|| json!("off"), |every| json!(time(every))),
     })
 }
 

@@ -15,6 +15,7 @@ use super::body::{self, Unread};
 use super::cors;
 use super::ctx::{Ctx, Target};
 use super::managed;
+use super::patience;
 use super::quota;
 use super::refusal::Refusal;
 use super::seating::{self, no_place};
@@ -22,9 +23,9 @@ use crate::auth::credential::PathKey;
 use crate::auth::{Asking, AuthError, Principal, Signed, login};
 use crate::config::RouteClass;
 use crate::model::{BadName, ModelName};
-use crate::payload::{self, BadPayload, Payload};
-use crate::policy::{self, RoutePermit};
-use crate::route::{self, Action, BodyKind, Class, Inference, NoRoute, StreamFormat};
+use crate::payload::{self, BadPayload, Payload, Ready};
+use crate::policy::{self, Denied, RoutePermit};
+use crate::route::{self, Action, BodyKind, Class, Inference, NoRoute};
 use crate::scheduler::Surface;
 use crate::telemetry::security_log::SecurityEvent;
 use crate::upstream::Fleet;
@@ -86,25 +87,27 @@ pub(super) async fn admit(
     refuse_encoded(session)?;
     match route.action {
         Action::Infer(inference) => {
-            let payload = read_payload(gateway, session, ctx, inference.body).await?;
-            ask_for_usage(ctx, inference, &payload);
-            let work = seating::Work::of(session, inference, &payload);
-            let model = payload.model.unwrap_or_default();
-            let wanted = Destination { model, web_search: payload.web_search };
+            let ready = read_request(gateway, session, ctx, &permit, inference).await?;
+            refuse_harm(ctx, &permit, &ready)?;
+            let work = seating::Work::of(session, inference, &ready.payload);
+            let model = ready.payload.model.unwrap_or_default();
+            let wanted = Destination { model, web_search: ready.payload.web_search };
             name_model(ctx, &permit, &wanted)?;
             quota::reserve(gateway, ctx, inference).await?;
+            patience::begin(session, ctx, inference)
+                .map_err(|error| Refusal::internal(error.to_string()))?;
             seating::take_seat(gateway, session, ctx, (&permit, work)).await?;
             Ok(Admitted::Proxied)
         }
         Action::Show => {
-            let payload = read_payload(gateway, session, ctx, BodyKind::Json).await?;
+            let payload = read_payload(gateway, session, ctx).await?;
             let model = payload.model_or_name().unwrap_or_default().to_owned();
             name_model(ctx, &permit, &Destination { model, ..Default::default() })?;
             find_instance(gateway, ctx)?;
             Ok(Admitted::Proxied)
         }
         Action::CountTokens => {
-            let payload = read_payload(gateway, session, ctx, BodyKind::Json).await?;
+            let payload = read_payload(gateway, session, ctx).await?;
             let model = payload.model.unwrap_or_default();
             name_model(ctx, &permit, &Destination { model, ..Default::default() })?;
             let body = ctx.body.clone().unwrap_or_default();
@@ -267,18 +270,54 @@ async fn read_payload(
     gateway: &Gateway,
     session: &mut Session,
     ctx: &mut Ctx,
-    kind: BodyKind,
 ) -> Result<Payload, Stop> {
     let body = keep_body(gateway, session, ctx, ctx.config.limits.body).await?;
-    let content_type = match kind {
-        BodyKind::Json => None,
-        BodyKind::Multipart => Some(header_text(session, "content-type")),
+    Ok(look_at(body, payload::inspect).await?)
+}
+
+/// Reads the body of a request for an answer, and makes of it what may travel.
+async fn read_request(
+    gateway: &Gateway,
+    session: &mut Session,
+    ctx: &mut Ctx,
+    permit: &RoutePermit,
+    inference: Inference,
+) -> Result<Ready, Stop> {
+    let body = keep_body(gateway, session, ctx, ctx.config.limits.body).await?;
+    let mut ready = match inference.body {
+        BodyKind::Json => {
+            let (path, taming) = (ctx.route_path(), permit.taming());
+            let prepare = move |body: &[u8]| payload::prepare(body, path, inference, &taming);
+            look_at(body, prepare).await?
+        }
+        BodyKind::Multipart => {
+            let content_type = header_text(session, "content-type");
+            let look = move |body: &[u8]| payload::inspect_form(body, &content_type);
+            Ready::untouched(look_at(body, look).await?, inference)
+        }
     };
-    let look = move |body: &[u8]| match &content_type {
-        None => payload::inspect(body),
-        Some(content_type) => payload::inspect_form(body, content_type),
+    ctx.streams = ready.streams;
+    ctx.strip_usage = ready.asks_usage;
+    if let Some(rewritten) = ready.rewritten.take() {
+        if let Some(share) = &mut ctx.reservation {
+            share.hold(rewritten.len() as u64)?;
+        }
+        ctx.body = Some(rewritten);
+    }
+    Ok(ready)
+}
+
+/// What would harm others, or show what is not the caller's, and cannot be made harmless.
+fn refuse_harm(ctx: &Ctx, permit: &RoutePermit, ready: &Ready) -> Result<(), Refusal> {
+    let denied = match () {
+        () if ready.payload.debug_render => Err(Denied::Rendering),
+        () if ready.unloads => permit.authorise_unloading(),
+        () => Ok(()),
     };
-    Ok(look_at(body, look).await?)
+    denied.map_err(|denied| {
+        log_denial(ctx, &denied.to_string());
+        denied.into()
+    })
 }
 
 /// Reads a body of at most `limit` bytes, and keeps it with its share of the memory.
@@ -317,16 +356,6 @@ pub(super) async fn look_at<T: Send + 'static>(
 fn header_text(session: &Session, name: &str) -> String {
     let value = session.get_header(name).and_then(|value| value.to_str().ok());
     value.unwrap_or_default().to_owned()
-}
-
-/// Streams of `/v1` say nothing about tokens unless asked; what we ask for, the client never sees.
-fn ask_for_usage(ctx: &mut Ctx, inference: Inference, payload: &Payload) {
-    let streams = payload.stream.unwrap_or_else(|| inference.stream.is_default());
-    ctx.streams = streams;
-    if inference.stream == StreamFormat::Chunks && streams && !payload.include_usage {
-        ctx.body = ctx.body.take().map(|body| payload::with_usage(&body, payload));
-        ctx.strip_usage = true;
-    }
 }
 
 /// What the body says about where it wants to go.

@@ -256,18 +256,34 @@ impl Reservation {
         self.bytes += bytes;
         Ok(())
     }
-}
 
-impl Drop for Reservation {
-    fn drop(&mut self) {
+    /// The body was changed, and has this many bytes now.
+    pub(super) fn hold(&mut self, bytes: u64) -> Result<(), Refusal> {
+        match bytes.checked_sub(self.bytes) {
+            Some(more) => self.grow(more),
+            None => {
+                self.give_back(self.bytes - bytes);
+                Ok(())
+            }
+        }
+    }
+
+    fn give_back(&mut self, bytes: u64) {
         let mut taken = self.budget.taken.lock();
-        taken.in_all = taken.in_all.saturating_sub(self.bytes);
+        taken.in_all = taken.in_all.saturating_sub(bytes);
         if let Entry::Occupied(mut of_user) = taken.by_user.entry(self.user) {
-            *of_user.get_mut() = of_user.get().saturating_sub(self.bytes);
+            *of_user.get_mut() = of_user.get().saturating_sub(bytes);
             if *of_user.get() == 0 {
                 of_user.remove();
             }
         }
+        self.bytes -= bytes;
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.give_back(self.bytes);
     }
 }
 
@@ -279,16 +295,21 @@ mod tests {
     proptest! {
         #[test]
         fn whatever_is_taken_and_dropped_the_budget_is_whole_again(
-            steps in prop::collection::vec((0_i64..3, 1_u64..100), 0..60)
+            steps in prop::collection::vec((0_i64..3, 1_u64..100, 1_u64..100), 0..60)
         ) {
             let budget = Budget::new();
             let mut held = Vec::new();
-            for (user, bytes) in steps {
+            for (user, bytes, later) in steps {
                 let mut share = budget.share(user, 500, 200);
                 let before = budget.taken();
                 match share.grow(bytes) {
                     Ok(()) => prop_assert_eq!(budget.taken(), before + bytes),
                     Err(_) => prop_assert_eq!(budget.taken(), before),
+                }
+                let (before, had) = (budget.taken(), share.bytes);
+                match share.hold(later) {
+                    Ok(()) => prop_assert_eq!(budget.taken(), before - had + later),
+                    Err(_) => prop_assert!(later > had && budget.taken() == before),
                 }
                 prop_assert!(budget.taken() <= 500);
                 held.push(share);

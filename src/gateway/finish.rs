@@ -46,8 +46,9 @@ impl Drop for InFlight {
 
 /// Settles a request: once, whatever happened.
 pub(super) fn finish(gateway: &Gateway, session: &Session, error: Option<&Error>, ctx: &mut Ctx) {
+    let comforted = ctx.is_comforted();
     if let Some(watchdog) = &ctx.watchdog {
-        watchdog.rest();
+        watchdog.forget();
     }
     note_change(session, ctx);
     ctx.free_seat();
@@ -56,7 +57,7 @@ pub(super) fn finish(gateway: &Gateway, session: &Session, error: Option<&Error>
     let status = session
         .response_written()
         .filter(|response| !response.status.is_informational())
-        .map_or(0, |response| response.status.as_u16());
+        .map_or(if comforted { 200 } else { 0 }, |response| response.status.as_u16());
     quota::finish(&gateway.limits, ctx, error.is_none() && status != 0);
     account::note(gateway, ctx, status);
     write_line(session, error, ctx, status);

@@ -29,8 +29,9 @@ use tokio::sync::watch;
 
 use super::Gateway;
 use super::front::KEEPALIVE;
+use super::patience::COMMENT;
 use super::stage::Stage;
-use super::watchdog::{Alarm, Watchdog, Watched};
+use super::watchdog::{Alarm, Call, Watchdog, Watched};
 use crate::config::Config;
 
 /// Requests of one connection at once.
@@ -117,13 +118,43 @@ struct WatchedStream {
     alarm: Alarm,
     /// The body was read to its end. Behind trailers, which nobody asks for, h2 would not say so.
     ended: bool,
+    /// Bytes of comments that were written past Pingora.
+    comments: usize,
 }
 
 impl WatchedStream {
     fn new(mut inner: HttpSession, stage: watch::Receiver<Stage>) -> Self {
         let alarm = Alarm::new(Some(stage));
         inner.req_header_mut().extensions_mut().insert(alarm.watchdog());
-        Self { inner, alarm, ended: false }
+        Self { inner, alarm, ended: false, comments: 0 }
+    }
+
+    /// What the client says, unless something is due before.
+    async fn read_or_called(&mut self, idle: bool) -> Result<Result<Option<Bytes>>, Call> {
+        let Self { inner, alarm, .. } = self;
+        let mut reading = pin!(inner.read_body_or_idle(idle));
+        poll_fn(|cx| {
+            if let Poll::Ready(read) = reading.as_mut().poll(cx) {
+                return Poll::Ready(Ok(read));
+            }
+            Poll::Ready(Err(ready!(alarm.poll(cx))))
+        })
+        .await
+    }
+
+    /// The client hears that it is not forgotten: see [`super::patience`].
+    async fn comfort(&mut self) -> Result<()> {
+        if let Some(head) = self.alarm.watchdog().take_head() {
+            self.inner.write_response_header(head, false)?;
+        }
+        self.inner.write_body(COMMENT, false).await?;
+        self.comments += COMMENT.len();
+        Ok(())
+    }
+
+    /// Whether the client has a head already, so that Pingora's is not to be written.
+    fn has_head(&self) -> bool {
+        self.inner.response_written().is_some()
     }
 }
 
@@ -137,18 +168,20 @@ impl CustomSession for WatchedStream {
 
     async fn read_body_or_idle(&mut self, no_body_expected: bool) -> Result<Option<Bytes>> {
         let idle = no_body_expected || self.is_body_done();
-        let Self { inner, alarm, ended } = self;
-        let mut reading = pin!(inner.read_body_or_idle(idle));
-        let read = poll_fn(|cx| {
-            if let Poll::Ready(read) = reading.as_mut().poll(cx) {
-                return Poll::Ready(read);
+        loop {
+            match self.read_or_called(idle).await {
+                Ok(read) => {
+                    let read = read?;
+                    self.ended |= read.is_none();
+                    return Ok(read);
+                }
+                Err(Call::Expired) => {
+                    let why = "the request's time is over";
+                    return Error::e_explain(ErrorType::ReadTimedout, why);
+                }
+                Err(Call::Comfort) => self.comfort().await?,
             }
-            ready!(alarm.poll(cx));
-            Poll::Ready(Error::e_explain(ErrorType::ReadTimedout, "the request's time is over"))
-        })
-        .await?;
-        *ended |= read.is_none();
-        Ok(read)
+        }
     }
 
     fn is_body_done(&mut self) -> bool {
@@ -164,11 +197,14 @@ impl CustomSession for WatchedStream {
     }
 
     async fn write_response_header(&mut self, head: Box<ResponseHeader>, end: bool) -> Result<()> {
-        self.inner.write_response_header(head, end)
+        match self.has_head() {
+            true => Ok(()),
+            false => self.inner.write_response_header(head, end),
+        }
     }
 
     async fn write_response_header_ref(&mut self, head: &ResponseHeader, end: bool) -> Result<()> {
-        self.inner.write_response_header_ref(head, end)
+        self.write_response_header(Box::new(head.clone()), end).await
     }
 
     async fn write_body(&mut self, data: Bytes, end: bool) -> Result<()> {
@@ -179,7 +215,14 @@ impl CustomSession for WatchedStream {
         self.inner.write_trailers(trailers)
     }
 
-    async fn response_duplex_vec(&mut self, tasks: Vec<HttpTask>) -> Result<bool> {
+    async fn response_duplex_vec(&mut self, mut tasks: Vec<HttpTask>) -> Result<bool> {
+        if self.comments > 0 {
+            for task in &mut tasks {
+                if let HttpTask::Header(_, end) = task {
+                    *task = HttpTask::Body(None, *end);
+                }
+            }
+        }
         self.inner.response_duplex_vec(tasks).await
     }
 
@@ -203,8 +246,9 @@ impl CustomSession for WatchedStream {
         self.inner.is_body_empty()
     }
 
+    /// Of what Pingora has written.
     fn body_bytes_sent(&self) -> usize {
-        self.inner.body_bytes_sent()
+        self.inner.body_bytes_sent().saturating_sub(self.comments)
     }
 
     fn body_bytes_read(&self) -> usize {

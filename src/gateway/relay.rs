@@ -14,6 +14,7 @@ use super::body;
 use super::ctx::{Ctx, Target};
 use super::h2;
 use super::headers;
+use super::patience::{self, Belated};
 use super::quota;
 use super::refusal::{self, Refusal};
 use super::seating;
@@ -157,6 +158,15 @@ pub(super) fn answered(
         ctx.refusal = Some(Refusal::bad_gateway(ctx.instance_name(), what));
         return Err(Error::new(REFUSED).into_up());
     }
+    if let Some(watchdog) = &ctx.watchdog {
+        watchdog.comfort_no_more();
+    }
+    if ctx.is_comforted() {
+        ctx.belated = Belated::of(response, ctx.instance_name()).map_err(|refusal| {
+            ctx.refusal = Some(refusal);
+            Error::new(REFUSED).into_up()
+        })?;
+    }
     ctx.timings.first_byte = Some(ctx.start.elapsed());
     // a 500 is the model's trouble more often than the instance's: neither praise nor blame
     if status < 500
@@ -187,7 +197,7 @@ fn unusable(status: u16, ctx: &Ctx) -> Option<&'static str> {
 /// Ollama's own queue is full: once more elsewhere, while nothing was promised to the client.
 fn busy(gateway: &Gateway, session: &Session, ctx: &mut Ctx) -> Box<Error> {
     blame(ctx);
-    let again = ctx.attempts.resends < MOST_RESENDS && !has_begun(session) && !is_managed(ctx);
+    let again = ctx.attempts.resends < MOST_RESENDS && !has_begun(session, ctx) && !is_managed(ctx);
     ctx.attempts.resends += 1;
     ctx.attempts.again = again;
     let detail = format!("Upstream '{}' is overloaded", ctx.instance_name());
@@ -201,9 +211,17 @@ fn busy(gateway: &Gateway, session: &Session, ctx: &mut Ctx) -> Box<Error> {
     error
 }
 
-/// Whether the client has seen something of the answer; `100 Continue` is none.
-fn has_begun(session: &Session) -> bool {
-    session.response_written().is_some_and(|head| !head.status.is_informational())
+/// Whether the client has seen something of an instance's answer; `100 Continue` is none, nor is a
+/// head that came in advance.
+fn has_begun(session: &Session, ctx: &Ctx) -> bool {
+    let answered = !ctx.is_comforted() || ctx.timings.first_byte.is_some();
+    answered && session.response_written().is_some_and(|head| !head.status.is_informational())
+}
+
+/// A refusal after a head that came in advance: it is for [`give_up`] to say so in the stream.
+pub(super) fn refuse_in_stream(refusal: Refusal, ctx: &mut Ctx) -> Box<Error> {
+    ctx.refusal = Some(refusal);
+    Error::new(REFUSED)
 }
 
 fn begin_meter(response: &ResponseHeader, ctx: &mut Ctx) {
@@ -247,6 +265,16 @@ pub(super) fn passing(
     if body.as_ref().is_some_and(|piece| !piece.is_empty()) && ctx.timings.first_piece.is_none() {
         ctx.timings.first_piece = Some(ctx.start.elapsed());
     }
+    if let Some(belated) = &mut ctx.belated {
+        belated.hear(body.take());
+        if end_of_stream {
+            ctx.target = None;
+            let refusal = ctx.belated.take().map(|belated| belated.refusal(ctx.instance_name()));
+            ctx.refusal = refusal;
+            return Err(Error::new(REFUSED).into_up());
+        }
+        return Ok(());
+    }
     if let Some(meter) = &mut ctx.meter {
         if let Some(chunk) = body.take() {
             let passed = meter.push(chunk);
@@ -288,7 +316,7 @@ pub(super) fn broken(
         return error;
     }
     let again = was_stale(&error, ctx, reused)
-        && !has_begun(session)
+        && !has_begun(session, ctx)
         && ctx.attempts.resends < MOST_RESENDS
         && !is_managed(ctx);
     // never leave the decision open: Pingora panics on an undecided one
@@ -331,10 +359,10 @@ pub(super) async fn give_up(session: &mut Session, error: &Error, ctx: &mut Ctx)
     }
     let refusal = ctx.refusal.take().unwrap_or_else(|| explain(error, ctx, expired));
     // a client that is already gone cannot be told, and that is no further error
-    if !has_begun(session) {
+    if !has_begun(session, ctx) {
         ctx.quota.give_back();
     }
-    let _ = match has_begun(session) {
+    let _ = match has_begun(session, ctx) || ctx.is_comforted() {
         true => end_visibly(session, &refusal, ctx).await,
         false => refusal::write(session, &refusal, ctx).await,
     };
@@ -373,11 +401,12 @@ fn cause(error: &Error) -> String {
 /// An error line in the stream's own dialect; then the connection is cut without the end that a
 /// complete answer has, so that nobody takes the part for the whole.
 async fn end_visibly(session: &mut Session, refusal: &Refusal, ctx: &Ctx) -> Result<()> {
-    let streamed = ctx.sse || ctx.streams;
-    if streamed {
+    let sse = ctx.sse || ctx.is_comforted();
+    patience::make_known(session, ctx).await?;
+    if sse || ctx.streams {
         let before = ctx.outgoing.unwritten(session.body_bytes_sent());
-        let line = refusal.stream_end(ctx.dialect, ctx.sse);
-        let end = [&before, ctx.outgoing.separator(ctx.sse), &line].concat();
+        let line = refusal.stream_end(ctx.dialect, sse);
+        let end = [&before, ctx.outgoing.separator(sse), &line].concat();
         session.downstream_session.write_response_body(end.into(), false).await?;
     }
     if session.as_downstream().is_custom() {

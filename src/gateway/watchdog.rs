@@ -5,17 +5,20 @@
 //! So the client's side is wrapped, HTTP/1's connection here and HTTP/2's streams in
 //! [`super::h2`]: when the deadline passes, that wait ends with an error, the request is unwound as
 //! if the client had left, and [`Watchdog::expired`] tells the difference. Writing to the client
-//! still works then, so that it learns why.
+//! still works then, so that it learns why. Comments to a client that waits are written here for the
+//! same reason: see [`super::patience`].
 
 use std::fmt;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
+use pingora::http::ResponseHeader;
 use pingora::protocols::{
     ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl,
     Stream, TimingDigest, UniqueID, UniqueIDType, raw_connect::ProxyDigest, tls::SslDigest,
@@ -25,6 +28,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep};
 
+use super::patience::Aside;
 use super::stage::{self, Stage, Step};
 
 /// The deadline of the request that a connection or stream is working on.
@@ -37,6 +41,28 @@ pub(super) struct Watchdog {
     /// No request is under way, so that the connection may go as soon as the process wants to.
     between: AtomicBool,
     expired: AtomicU8,
+    comfort: Comfort,
+}
+
+/// What a client hears while it waits.
+#[derive(Debug)]
+struct Comfort {
+    /// The next time, in milliseconds after the watchdog's base; `NEVER` when it hears nothing.
+    due: AtomicU64,
+    every: AtomicU64,
+    /// The head of its answer, until it has it.
+    head: Mutex<Option<Box<ResponseHeader>>>,
+    /// Whether it has it.
+    begun: AtomicBool,
+}
+
+/// What a wrapper has to do for its request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Call {
+    /// Its time is over.
+    Expired,
+    /// Its client has waited for long, and should hear of it.
+    Comfort,
 }
 
 /// Which of the deadlines passed.
@@ -60,6 +86,12 @@ impl Watchdog {
             total: AtomicU64::new(NEVER),
             between: AtomicBool::new(false),
             expired: AtomicU8::new(0),
+            comfort: Comfort {
+                due: AtomicU64::new(NEVER),
+                every: AtomicU64::new(NEVER),
+                head: Mutex::new(None),
+                begun: AtomicBool::new(false),
+            },
         }
     }
 
@@ -95,6 +127,38 @@ impl Watchdog {
         self.total.store(NEVER, Ordering::Relaxed);
     }
 
+    /// While the client waits, it hears so each time that this much has passed: first by this head.
+    pub(super) fn comfort(&self, head: Box<ResponseHeader>, every: Duration) {
+        *self.comfort.head.lock() = Some(head);
+        let millis = u64::try_from(every.as_millis()).unwrap_or(NEVER);
+        self.comfort.every.store(millis, Ordering::Relaxed);
+        self.comfort.due.store(self.after(every), Ordering::Relaxed);
+    }
+
+    /// It waits no more.
+    pub(super) fn comfort_no_more(&self) {
+        self.comfort.due.store(NEVER, Ordering::Relaxed);
+    }
+
+    /// Whether the client was given the head of an answer in advance.
+    pub(super) fn has_comforted(&self) -> bool {
+        self.comfort.begun.load(Ordering::Relaxed)
+    }
+
+    /// The head that the client is to have before it is comforted, the first time.
+    pub(super) fn take_head(&self) -> Option<Box<ResponseHeader>> {
+        self.comfort.begun.store(true, Ordering::Relaxed);
+        self.comfort.head.lock().take()
+    }
+
+    /// The request is over: nothing of it concerns the next one on this connection.
+    pub(super) fn forget(&self) {
+        self.rest();
+        self.comfort_no_more();
+        self.comfort.begun.store(false, Ordering::Relaxed);
+        *self.comfort.head.lock() = None;
+    }
+
     /// The deadline that has passed and ended the request.
     pub(super) fn expired(&self) -> Option<Deadline> {
         match self.expired.load(Ordering::Relaxed) {
@@ -109,11 +173,13 @@ impl Watchdog {
         let total = self.total.load(Ordering::Relaxed) < self.phase.load(Ordering::Relaxed);
         self.expired.store(if total { 2 } else { 1 }, Ordering::Relaxed);
         self.rest();
+        self.comfort_no_more();
     }
 
     fn cut(&self) {
         self.expired.store(3, Ordering::Relaxed);
         self.rest();
+        self.comfort_no_more();
     }
 
     /// The step of the process that ends what is under way here.
@@ -126,9 +192,26 @@ impl Watchdog {
         u64::try_from(due).unwrap_or(NEVER)
     }
 
-    fn due(&self) -> Option<Instant> {
-        let due = self.phase.load(Ordering::Relaxed).min(self.total.load(Ordering::Relaxed));
-        (due != NEVER).then(|| self.base + Duration::from_millis(due))
+    /// What is due next, and when.
+    fn due(&self) -> Option<(Instant, Call)> {
+        let deadline = self.phase.load(Ordering::Relaxed).min(self.total.load(Ordering::Relaxed));
+        let comfort = self.comfort.due.load(Ordering::Relaxed);
+        let (due, call) = match comfort < deadline {
+            true => (comfort, Call::Comfort),
+            false => (deadline, Call::Expired),
+        };
+        (due != NEVER).then(|| (self.base + Duration::from_millis(due), call))
+    }
+
+    /// What was due is done: for a comment, until the next one.
+    fn done(&self, call: Call) {
+        match call {
+            Call::Expired => self.expire(),
+            Call::Comfort => {
+                let every = Duration::from_millis(self.comfort.every.load(Ordering::Relaxed));
+                self.comfort.due.store(self.after(every), Ordering::Relaxed);
+            }
+        }
     }
 }
 
@@ -156,23 +239,23 @@ impl Alarm {
         Arc::clone(&self.watchdog)
     }
 
-    /// Ready once the deadline has passed, which then is over. Moves only when a timer fires, so
-    /// that a busy stream pays a store for each chunk, not a timer.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Ready once something is due, which then is over. Moves only when a timer fires, so that a
+    /// busy stream pays a store for each chunk, not a timer.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Call> {
         let last = self.watchdog.last_step();
         if self.end.as_mut().is_some_and(|end| end.has_come(last, cx)) {
             self.watchdog.cut();
-            return Poll::Ready(());
+            return Poll::Ready(Call::Expired);
         }
-        let Some(due) = self.watchdog.due() else { return Poll::Pending };
+        let Some((due, call)) = self.watchdog.due() else { return Poll::Pending };
         let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due)));
         if timer.deadline() > due {
             timer.as_mut().reset(due);
         }
         while timer.as_mut().poll(cx).is_ready() {
             if Instant::now() >= due {
-                self.watchdog.expire();
-                return Poll::Ready(());
+                self.watchdog.done(call);
+                return Poll::Ready(call);
             }
             timer.as_mut().reset(due);
         }
@@ -220,17 +303,33 @@ impl End {
 pub(super) struct Watched {
     inner: Stream,
     alarm: Alarm,
+    aside: Aside,
 }
 
 impl Watched {
     /// Wraps a connection.
     pub(super) fn new(inner: Stream, stage: Option<watch::Receiver<Stage>>) -> Self {
-        Self { inner, alarm: Alarm::new(stage) }
+        Self { inner, alarm: Alarm::new(stage), aside: Aside::default() }
     }
 
     /// What sets its deadline.
     pub(super) fn watchdog(&self) -> Arc<Watchdog> {
         self.alarm.watchdog()
+    }
+
+    /// Writes what is to be written past Pingora. Ready when nothing is left.
+    fn pay(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while let Some(owed) = self.aside.owed() {
+            match ready!(Pin::new(&mut self.inner).poll_write(cx, owed))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                written => self.aside.paid(written),
+            }
+        }
+        if self.aside.needs_flush() {
+            ready!(Pin::new(&mut self.inner).poll_flush(cx))?;
+            self.aside.flushed();
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -240,11 +339,21 @@ impl AsyncRead for Watched {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if let Poll::Ready(read) = Pin::new(&mut self.inner).poll_read(cx, buf) {
-            return Poll::Ready(read);
+        loop {
+            if let Poll::Ready(read) = Pin::new(&mut self.inner).poll_read(cx, buf) {
+                return Poll::Ready(read);
+            }
+            if let Poll::Ready(Err(error)) = self.pay(cx) {
+                return Poll::Ready(Err(error));
+            }
+            match ready!(self.alarm.poll(cx)) {
+                Call::Expired => return Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+                Call::Comfort => {
+                    let head = self.alarm.watchdog.take_head();
+                    self.aside.comfort(head);
+                }
+            }
         }
-        std::task::ready!(self.alarm.poll(cx));
-        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
@@ -254,6 +363,10 @@ impl AsyncWrite for Watched {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
+        ready!(self.pay(cx))?;
+        if let Some(swallowed) = self.aside.swallow(buf) {
+            return Poll::Ready(Ok(swallowed));
+        }
         Pin::new(&mut self.inner).poll_write(cx, buf)
     }
 
@@ -262,6 +375,11 @@ impl AsyncWrite for Watched {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        ready!(self.pay(cx))?;
+        let first = bufs.iter().find(|buf| !buf.is_empty());
+        if let Some(swallowed) = first.and_then(|buf| self.aside.swallow(buf)) {
+            return Poll::Ready(Ok(swallowed));
+        }
         Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
     }
 

@@ -142,6 +142,11 @@ impl Gist {
         }
     }
 
+    /// The instance has this context length for requests that cannot say one.
+    pub(super) fn assume_context(&mut self, tokens: u32) {
+        self.read_options(&format!(r#"{{"num_ctx":{tokens}}}"#));
+    }
+
     /// The prompt; `tie` is what a header says of the conversation.
     pub(super) fn prompt(&self, tie: Option<&str>) -> Prompt {
         let with_preface = |link: &Link| Link {

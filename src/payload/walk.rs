@@ -84,6 +84,12 @@ pub(crate) fn each_element<'a>(
     each(text, |_, value| visit(value))
 }
 
+/// Whether the value is an array of nothing.
+pub(crate) fn is_empty_array(json: &str) -> bool {
+    let inner = json.strip_prefix('[').and_then(|json| json.strip_suffix(']'));
+    inner.is_some_and(|inner| inner.trim_ascii().is_empty())
+}
+
 /// Refuses a name that is one of `known` to a reader that folds letter case, but not to all.
 ///
 /// Go folds by Unicode's simple folding, in which exactly two characters from beyond ASCII meet

@@ -176,7 +176,7 @@ fn judge(event: &[u8]) -> Option<Verdict> {
                 counts = field.value.starts_with('{');
                 usage = Some((previous, end));
             }
-            "choices" => no_choices = is_empty_array(field.value),
+            "choices" => no_choices = walk::is_empty_array(field.value),
             _ => {}
         }
         previous = Some(end);
@@ -204,11 +204,6 @@ fn data(event: &[u8]) -> Option<(usize, &str)> {
     let json = line.trim_ascii();
     let start = json.as_ptr().addr() - event.as_ptr().addr();
     json.starts_with('{').then_some((start, json))
-}
-
-fn is_empty_array(json: &str) -> bool {
-    let inner = json.strip_prefix('[').and_then(|json| json.strip_suffix(']'));
-    inner.is_some_and(|inner| inner.trim_ascii().is_empty())
 }
 
 /// Up to and with the comma that follows, if one does.

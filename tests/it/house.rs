@@ -13,7 +13,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("config", &[]),
     ("limit", &["auth", "config", "model"]),
     ("model", &[]),
-    ("payload", &["model", "route"]),
+    ("payload", &["config", "model", "route"]),
     ("policy", &["auth", "config", "model", "route"]),
     ("route", &["config"]),
     ("store", &["auth", "config", "limit", "usage"]),
@@ -90,8 +90,8 @@ fn a_plaintext_credential_lives_only_inside_auth() {
 
 #[test]
 fn every_refusal_passes_through_one_file() {
-    // what wraps a stream of HTTP/2 only hands on
-    let allowed = ["gateway/refusal", "gateway/local", "gateway/h2"];
+    // what wraps a stream of HTTP/2 only hands on; a head in advance is no refusal
+    let allowed = ["gateway/refusal", "gateway/local", "gateway/h2", "gateway/patience"];
     let writing =
         ["write_response_header", "write_error_response", "respond_error", "ResponseHeader::build"];
     hold("answers a client by itself", |source| {

@@ -12,13 +12,27 @@ const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 const TIB: u64 = 1 << 40;
 
-/// `balance`.
-pub(super) fn balance(root: &Section<'_>) -> Balance {
-    root.section("balance", |s| Balance {
-        queue: s.get("queue", whole(1..=1_000_000)).unwrap_or(512),
-        queue_per_user: s.get("queue_per_user", whole(1..=1_000_000)).unwrap_or(64),
-        max_queue_wait: s.get("max_queue_wait", time).unwrap_or(secs(120)),
+/// `balance`, and how often who waits hears so.
+pub(super) fn balance(root: &Section<'_>) -> (Balance, Option<Duration>) {
+    root.section("balance", |s| {
+        let balance = Balance {
+            queue: s.get("queue", whole(1..=1_000_000)).unwrap_or(512),
+            queue_per_user: s.get("queue_per_user", whole(1..=1_000_000)).unwrap_or(64),
+            max_queue_wait: s.get("max_queue_wait", time).unwrap_or(secs(120)),
+        };
+        (balance, s.get("keep_alive_comments", comments).flatten())
     })
+}
+
+/// `off`, or a time that is no flood of comments.
+fn comments(scalar: &Scalar) -> Result<Option<Duration>, String> {
+    if scalar.text == "off" {
+        return Ok(None);
+    }
+    let least = Duration::from_millis(100);
+    let every = duration(scalar).ok().filter(|every| *every >= least);
+    let wrong = || format!("expected `off` or a time of at least 100ms, found {}", scalar.shown());
+    every.map(Some).ok_or_else(wrong)
 }
 
 /// `health`.

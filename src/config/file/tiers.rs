@@ -6,8 +6,9 @@ use std::num::NonZeroU64;
 use super::reader::{Item, Section, remedy};
 use super::tree::Scalar;
 use super::values;
-use crate::config::units::Window;
-use crate::config::{Rate, RouteClass, Tier};
+use crate::config::taming::{Context, KeepAlive};
+use crate::config::units::{Window, parse_duration};
+use crate::config::{Rate, RouteClass, Taming, Tier};
 
 /// `tiers`: the built-in ones, changed where the file names a key, and the file's own, which are
 /// like `free` where it names none.
@@ -42,8 +43,10 @@ fn tier(
     (requests, reads): (u64, u64),
 ) -> Tier {
     let rate = |amount, per| NonZeroU64::new(amount).map(|amount| Rate { amount, per });
+    let allow = allow.iter().copied().collect();
     Tier {
-        allow: allow.iter().copied().collect(),
+        taming: default_taming(&allow),
+        allow,
         models: None,
         concurrency,
         requests: rate(requests, Window::Hour),
@@ -55,15 +58,18 @@ fn tier(
     }
 }
 
+fn default_taming(allow: &BTreeSet<RouteClass>) -> Taming {
+    Taming::by_default(allow.contains(&RouteClass::Manage))
+}
+
 fn one(s: &Section<'_>, before: &Tier) -> Tier {
-    later(s);
+    let allow = match s.item("allow") {
+        Some(item) => item.list(|class| class.scalar(values::word(&CLASSES))).into_iter().collect(),
+        None => before.allow.clone(),
+    };
     Tier {
-        allow: match s.item("allow") {
-            Some(item) => {
-                item.list(|class| class.scalar(values::word(&CLASSES))).into_iter().collect()
-            }
-            None => before.allow.clone(),
-        },
+        taming: taming(s, default_taming(&allow)),
+        allow,
         models: match s.item("models") {
             Some(item) if item.is_null() => None,
             Some(item) => Some(patterns(&item)),
@@ -120,36 +126,48 @@ fn model_pattern(scalar: &Scalar) -> Result<String, String> {
     }
 }
 
-/// Keys that are read for their mistakes.
-fn later(s: &Section<'_>) {
-    s.get("num_ctx", |scalar| bound(scalar, &["allow"], &["max", "pin"], "32768", is_count));
-    s.get("runner_options", values::word(&[("drop", ()), ("allow", ())]));
-    let is_time = |text: &str| crate::config::units::parse_duration(text).is_ok();
-    s.get("keep_alive", |scalar| bound(scalar, &["drop", "allow"], &["max"], "30m", is_time));
-    s.nullable("max_output", values::whole::<u32>(1..=u32::MAX));
+/// What a tier's requests may do to a model; what it does not name follows from what it may use.
+fn taming(s: &Section<'_>, default: Taming) -> Taming {
+    Taming {
+        num_ctx: s.get("num_ctx", num_ctx).unwrap_or(default.num_ctx),
+        runner_options: s
+            .get("runner_options", values::word(&[("drop", false), ("allow", true)]))
+            .unwrap_or(default.runner_options),
+        keep_alive: s.get("keep_alive", keep_alive).unwrap_or(default.keep_alive),
+        max_output: s.nullable("max_output", values::whole(1..=MOST_TOKENS)),
+        unloading: default.unloading,
+    }
 }
 
-/// A word such as `allow`, or a word and a value such as `max 32768`.
-fn bound(
-    scalar: &Scalar,
-    alone: &[&str],
-    with_value: &[&str],
-    example: &str,
-    is_value: impl Fn(&str) -> bool,
-) -> Result<(), String> {
-    let pair = scalar.text.split_once(' ');
-    let right = alone.contains(&&*scalar.text)
-        || pair.is_some_and(|(word, value)| with_value.contains(&word) && is_value(value));
-    let expected = || {
-        let pairs = with_value.iter().map(|word| format!("`{word} {example}`"));
-        let all: Vec<_> = alone.iter().map(|word| format!("`{word}`")).chain(pairs).collect();
-        format!("expected {}, found {}", all.join(" or "), scalar.shown())
+/// What every reader of a number of tokens can hold.
+const MOST_TOKENS: u32 = i32::MAX.unsigned_abs();
+
+fn num_ctx(scalar: &Scalar) -> Result<Context, String> {
+    let count = |text: &str| text.parse().ok().filter(|n| (1..=MOST_TOKENS).contains(n));
+    let read = match &*scalar.text {
+        "allow" => Some(Context::Allow),
+        text => match text.split_once(' ') {
+            Some(("max", number)) => count(number.trim()).map(Context::Max),
+            Some(("pin", number)) => count(number.trim()).map(Context::Pin),
+            _ => None,
+        },
     };
-    right.then_some(()).ok_or_else(expected)
+    let found = || scalar.shown();
+    read.ok_or_else(|| format!("expected `allow` or `max 32768` or `pin 32768`, found {}", found()))
 }
 
-fn is_count(text: &str) -> bool {
-    text.parse::<u32>().is_ok_and(|n| n > 0)
+fn keep_alive(scalar: &Scalar) -> Result<KeepAlive, String> {
+    let time = |text: &str| parse_duration(text).ok().filter(|time| !time.is_zero());
+    let read = match &*scalar.text {
+        "drop" => Some(KeepAlive::Drop),
+        "allow" => Some(KeepAlive::Allow),
+        text => match text.split_once(' ') {
+            Some(("max", text)) => time(text.trim()).map(KeepAlive::Max),
+            _ => None,
+        },
+    };
+    let found = || scalar.shown();
+    read.ok_or_else(|| format!("expected `drop` or `allow` or `max 30m`, found {}", found()))
 }
 
 /// `restrict`: known routes, known tiers.

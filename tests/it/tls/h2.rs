@@ -15,7 +15,7 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::ring};
 
-use super::clients::{Answer, curl};
+use super::clients::{Answer, Running, curl, start_curl};
 use super::{House, Identity, MODEL};
 use crate::support::sim::sim;
 use crate::support::{chat, eventually};
@@ -256,4 +256,75 @@ async fn a_stream_that_its_client_resets_frees_its_seat_and_its_place_in_the_que
     eventually("the streaming one is gone", || gone() == 2);
     let (answer, _stream) = ask(&stream_of(3));
     assert!(text(answer.await.unwrap().into_body()).await.contains("\"done\":true"));
+}
+
+/// A question in OpenAI's dialect, on a connection of its own: its answer, and the stream that it
+/// was sent on.
+async fn ask_for_events(house: &House) -> http::Response<RecvStream> {
+    let client = connect(house).await;
+    let mut client = client.ready().await.unwrap();
+    let mut question = chat(MODEL);
+    question["stream"] = json!(true);
+    let question = Bytes::from(question.to_string());
+    let head = Request::post("https://localhost/v1/chat/completions")
+        .header("x-api-key", house.gateway.key("ada"))
+        .header("content-length", question.len())
+        .body(())
+        .unwrap();
+    let (answer, mut stream) = client.send_request(head, false).unwrap();
+    stream.send_data(question, true).unwrap();
+    answer.await.unwrap()
+}
+
+/// A house in which nothing loads until it may, and in which curl and another client wait for it
+/// and were told so; what curl sees, and what the other one does.
+async fn who_wait(further: &str) -> (House, Running, http::Response<RecvStream>) {
+    let house = House::with(|gateway| gateway.config(further));
+    house.instance.turn(&json!({ "load_stall": true }));
+    let mut question = chat(MODEL);
+    question["stream"] = json!(true);
+    let asked = ["--http2", "-H", &key(&house), "-d", &question.to_string()];
+    let running = start_curl(&house, "/v1/chat/completions", &asked);
+    house.instance.wait_for("loading", 1);
+    let mut answer = ask_for_events(&house).await;
+    assert_eq!(answer.status(), 200);
+    assert_eq!(answer.headers()["content-type"], "text/event-stream");
+    // curl came before, so its first comment is out when this one's second is
+    for _ in 0..2 {
+        let piece = answer.body_mut().data().await.unwrap().unwrap();
+        assert_eq!(piece, ": waiting\n\n");
+        answer.body_mut().flow_control().release_capacity(piece.len()).unwrap();
+    }
+    (house, running, answer)
+}
+
+const OFTEN: &str = "balance: { keep_alive_comments: 200ms }";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_for_events_hears_so_and_gets_them_on_http_2_as_well() {
+    let (house, running, answer) = who_wait(OFTEN).await;
+    house.instance.turn(&json!({ "load_stall": false }));
+    let events = text(answer.into_body()).await;
+    assert!(events.ends_with("data: [DONE]\n\n"), "{events}");
+    let answer = running.answer();
+    assert_eq!((answer.status, &*answer.version, answer.exit), (200, "2", 0), "{answer:?}");
+    assert!(answer.body.starts_with(": waiting\n\n"), "{answer:?}");
+    assert!(answer.body.trim_end().ends_with("data: [DONE]"), "{answer:?}");
+    assert_eq!(answer.body.matches("\"finish_reason\":\"").count(), 1, "{answer:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_goes_wrong_behind_the_comments_is_an_event_and_a_reset_on_http_2() {
+    let (house, running, answer) = who_wait(OFTEN).await;
+    house.instance.turn(&json!({ "load_error": "no room", "load_stall": false }));
+    let events = text(answer.into_body()).await;
+    let answer = running.answer();
+    assert_eq!((answer.status, answer.exit), (200, 92), "{answer:?}");
+    for events in [events, answer.body] {
+        let last = events.lines().rfind(|line| !line.is_empty()).unwrap();
+        let event: Value = serde_json::from_str(last.strip_prefix("data: ").unwrap()).unwrap();
+        let message = event["error"]["message"].as_str().unwrap();
+        assert!(message.contains("no room"), "{events}");
+    }
+    house.instance.wait_for("inflight", 0);
 }

@@ -69,11 +69,11 @@ fn a_secret_is_never_repeated() {
 
 #[test]
 fn later_keys_are_validated_and_refused() {
-    let bounds =
-        "bounds on a model's options are not built yet, so this would do nothing: remove it";
     assert_eq!(
-        wrong_with("tiers: { free: { num_ctx: max 8192 } }"),
-        [format!(":2: tiers.free.num_ctx: {bounds}")]
+        wrong_with("tiers: { free: { num_ctx: most 8192 } }"),
+        [
+            ":2: tiers.free.num_ctx: expected `allow` or `max 32768` or `pin 32768`, found `most 8192`"
+        ]
     );
     assert_eq!(
         wrong_with("tiers:\n  lab:\n    tokens: 5/m"),

@@ -8,8 +8,9 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::{env, parse, with, wrong_with};
+use crate::config::taming::{Context, KeepAlive};
 use crate::config::units::show_duration;
-use crate::config::{ByteSize, Config, Database, RouteClass, UpstreamKind, locate};
+use crate::config::{ByteSize, Config, Database, RouteClass, Taming, UpstreamKind, locate};
 
 #[test]
 fn one_instance_is_enough() {
@@ -53,6 +54,26 @@ fn a_tier_of_the_file_changes_only_what_it_names() {
 fn a_new_tier_is_like_the_built_in_free_however_free_is_changed() {
     let config = with("tiers: { free: { concurrency: 1, cloud: true }, lab: {} }");
     assert_eq!((config.tiers["lab"].concurrency, config.tiers["lab"].cloud), (2, false));
+}
+
+#[test]
+fn what_a_tier_may_do_to_a_model_follows_from_what_it_may_use_unless_it_is_said() {
+    let config = with(
+        "tiers: { lab: { num_ctx: pin 8192, max_output: 4096 }, ops: { allow: [manage], keep_alive: max 1h }, wild: { keep_alive: allow, runner_options: allow, num_ctx: max 5, max_output: null } }",
+    );
+    let taming = |tier: &str| config.tiers[tier].taming;
+    assert_eq!(taming("free"), Taming::by_default(false));
+    assert_eq!(taming("admin"), Taming::NONE);
+    let lab = taming("lab");
+    assert_eq!((lab.num_ctx, lab.max_output), (Context::Pin(8192), Some(4096)));
+    assert_eq!(lab.keep_alive, KeepAlive::Max(Duration::from_secs(1800)));
+    assert_eq!(
+        taming("ops"),
+        Taming { keep_alive: KeepAlive::Max(Duration::from_secs(3600)), ..Taming::NONE }
+    );
+    let wild = taming("wild");
+    assert_eq!((wild.num_ctx, wild.keep_alive), (Context::Max(5), KeepAlive::Allow));
+    assert!(wild.runner_options && !wild.unloading, "to unload a model is to manage it");
 }
 
 #[test]
