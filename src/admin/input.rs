@@ -215,9 +215,13 @@ pub(super) fn shown(span: Span) -> usize {
     span.limit.map_or(usize::MAX, |rows| rows.saturating_sub(1) as usize)
 }
 
-/// A text of a query.
+/// A text of a query. No entry holds a zero byte, and PostgreSQL takes no text that does.
 pub(super) fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
-    String::deserialize(deserializer).map(Some)
+    let text = String::deserialize(deserializer)?;
+    if text.contains('\0') {
+        return Err(D::Error::custom("holds a zero byte"));
+    }
+    Ok(Some(text))
 }
 
 /// `true` or `false` in a query.

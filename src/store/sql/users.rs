@@ -55,6 +55,7 @@ impl Store {
 
     /// The account of this name.
     pub async fn show_user(&self, username: &str) -> Result<UserRecord, StoreError> {
+        check_username(username).map_err(|_| unknown(username))?;
         let query = sqlx::query_as(select_users!("WHERE username = $1")).bind(username);
         let found = self.ask(query.fetch_optional(&self.pool)).await?;
         found.ok_or_else(|| unknown(username))
@@ -142,6 +143,8 @@ impl Change<'_> {
 
     /// The account of this name, as no other writer can change it now.
     pub(super) async fn user(&mut self, username: &str) -> Result<UserRecord, StoreError> {
+        // nobody has it, and PostgreSQL refuses some texts that are no names
+        check_username(username).map_err(|_| unknown(username))?;
         let connection: &mut AnyConnection = &mut self.tx;
         let query = sqlx::query_as(select_users!("WHERE username = $1")).bind(username);
         self.faults.of(query.fetch_optional(connection).await)?.ok_or_else(|| unknown(username))

@@ -67,6 +67,7 @@ fn forged_and_wrong_questions_are_refused() {
         "state=",
         "offset=1",
         "order=name",
+        "user=%00",
         "user=ann&user=admin",
         "sort=id;DROP%20TABLE%20users",
         "AFTER=1",

@@ -14,6 +14,7 @@ on_both! {
     lists_come_in_parts_that_fit_together
     the_trail_is_read_newest_first_and_by_what_is_asked
     odd_addresses_are_refused
+    a_name_that_is_none_is_nobodys
 }
 
 const BY: &Actor<'_> = &Actor { name: "ann", address: "10.0.0.7" };
@@ -185,4 +186,20 @@ async fn odd_addresses_are_refused(place: Place) {
         }
     }
     assert_eq!(store.revision().await.unwrap(), 1);
+}
+
+async fn a_name_that_is_none_is_nobodys(place: Place) {
+    let store = place.open().await;
+    // PostgreSQL takes no text with a zero byte, and that must not look like a broken database
+    for name in ["no\0body", "", "two words", "x\n"] {
+        let filter = KeyFilter { user: Some(name.to_owned()), ..KeyFilter::default() };
+        for error in [
+            store.show_user(name).await.unwrap_err(),
+            store.set_tier(CLI, name, "free").await.unwrap_err(),
+            store.list_keys(&filter).await.unwrap_err(),
+        ] {
+            assert!(matches!(error, StoreError::NotFound(_)), "{name:?}: {error:?}");
+        }
+    }
+    assert_eq!(store.revision().await.unwrap(), 0);
 }
