@@ -12,11 +12,13 @@ use axum::{Extension, Json};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::{Admin, Caller, Fault};
 use crate::auth::User;
 use crate::auth::login::LoginForm;
 use crate::auth::password::{NotHashed, Password, Passwords, Verdict};
+use crate::config::Secret;
 use crate::limit::ladder::Ladder;
 use crate::limit::report::{Allowed, Used};
 use crate::store::Actor;
@@ -32,6 +34,13 @@ impl Logins {
     /// Nobody has failed yet.
     pub fn new(passwords: Passwords) -> Self {
         Self { passwords, ladder: Mutex::default() }
+    }
+
+    /// What is kept of a password that an administrator sets.
+    pub(super) async fn hash(&self, password: Password) -> Result<Secret, Fault> {
+        password.fit().map_err(|unfit| Fault::bad(format!("field 'password': {unfit}")))?;
+        let hash = self.passwords.hash(&Arc::new(password)).await.map_err(not_hashed)?;
+        Ok(Secret::new(hash))
     }
 }
 
@@ -49,7 +58,7 @@ pub struct Visitor {
 }
 
 /// The answer to `POST /auth/login`.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct LoggedIn {
     access_token: String,
     /// Always `bearer`.
@@ -58,7 +67,19 @@ pub(super) struct LoggedIn {
     expires_in: u64,
 }
 
-/// Somebody wants a token for a name and a password.
+/// A name and a password, as JSON or as a form.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "the shape of what `auth::login` reads, without the password")]
+struct Login {
+    username: String,
+    password: String,
+}
+
+/// Gives a token for a name and a password.
+#[utoipa::path(post, path = "/auth/login", tag = "session",
+    request_body(content((Login = "application/json"),
+        (Login = "application/x-www-form-urlencoded"))),
+    responses((status = 200, description = "A token", body = LoggedIn)))]
 pub(super) async fn login(
     State(admin): State<Arc<Admin>>,
     Extension(visitor): Extension<Visitor>,
@@ -155,7 +176,9 @@ fn token(admin: &Admin, user: &User) -> Result<LoggedIn, Fault> {
     Ok(LoggedIn { access_token, token_type: "bearer", expires_in })
 }
 
-/// The caller's token is nobody's from now on.
+/// Ends the caller's token, everywhere.
+#[utoipa::path(post, path = "/auth/logout", tag = "session",
+    responses((status = 204, description = "The token is nobody's from now on")))]
 pub(super) async fn logout(
     State(admin): State<Arc<Admin>>,
     Extension(caller): Extension<Caller>,
@@ -173,7 +196,7 @@ pub(super) async fn logout(
 }
 
 /// The answer to `GET /auth/me`.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct Me {
     user_id: i64,
     username: String,
@@ -189,7 +212,9 @@ pub(super) struct Me {
     usage: Used,
 }
 
-/// Who the caller is.
+/// Tells who the caller is, and what of their limits is used.
+#[utoipa::path(get, path = "/auth/me", tag = "session",
+    responses((status = 200, description = "The caller", body = Me)))]
 pub(super) async fn me(
     State(admin): State<Arc<Admin>>,
     Extension(caller): Extension<Caller>,

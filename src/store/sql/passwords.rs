@@ -4,6 +4,7 @@ use jiff::{Timestamp, ToSpan};
 use sqlx::any::AnyRow;
 use sqlx::{FromRow, Row};
 
+use super::users::logs_in_elsewhere;
 use super::{Store, user_columns};
 use crate::auth::User;
 use crate::store::{Actor, StoreError, UserRecord};
@@ -36,8 +37,7 @@ impl Store {
         let mut change = self.change(by).await?;
         let user = change.user(username).await?;
         if let Some(issuer) = &user.issuer {
-            let text = format!("'{username}' logs in at {issuer}, where passwords are changed");
-            return Err(StoreError::Invalid(text));
+            return Err(logs_in_elsewhere(username, issuer));
         }
         let update = sqlx::query(
             "UPDATE users SET password_hash = $1, token_version = token_version + 1 WHERE id = $2",
