@@ -93,6 +93,7 @@ target/.setup-test: Makefile tests/it/sdk/requirements.txt | target/.setup-build
 	command -v curl >/dev/null || wanted+=(curl)
 	command -v jq >/dev/null || wanted+=(jq)
 	command -v openssl >/dev/null || wanted+=(openssl)
+	command -v fail2ban-regex >/dev/null || wanted+=(fail2ban)
 	command -v nghttp >/dev/null && command -v h2load >/dev/null || wanted+=(nghttp2-client)
 	python3 -c 'import ensurepip, venv' 2>/dev/null || wanted+=(python3-venv)
 	bash -euo pipefail -c "$$USHER_PACKAGES" install "$${wanted[@]}"
@@ -133,7 +134,7 @@ fi
 echo "installing $$*"
 "$${as_root[@]}" bash -euo pipefail -c '
   export DEBIAN_FRONTEND=noninteractive
-  services=(postgresql redis-server nginx haproxy)
+  services=(postgresql redis-server nginx haproxy fail2ban)
   found=()
   for service in "$${services[@]}"; do
     systemctl cat "$$service" >/dev/null 2>&1 && found+=("$$service")

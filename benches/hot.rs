@@ -9,16 +9,17 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use futures_util::FutureExt;
 use http::header::AUTHORIZATION;
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use http::{HeaderMap, HeaderValue, Method};
 use jiff::Timestamp;
 use tokio::runtime::Runtime;
 
 use usher::auth::verdict::{Authenticator, Options};
 use usher::auth::{
-    Holder, Identity, IdentityStore, Key, Method as Proof, Principal, Unavailable, User, api_key,
+    Asking, Holder, Identity, IdentityStore, Key, Method as Proof, Principal, Signed, Tokens,
+    Unavailable, User, api_key,
 };
 use usher::config::{Balance, Config};
 use usher::limit::{Bounds, InProcess, Limits, What};
@@ -39,8 +40,15 @@ fn admitting(c: &mut Criterion) {
     group.bench_function("route", |b| {
         b.iter(|| route::find(&Method::POST, black_box(b"/v1/chat/completions")).is_ok());
     });
-    let known = KnownCaller::new();
+    let known = KnownCaller::with_key();
     group.bench_function("credential, remembered", |b| b.iter(|| known.is_welcome()));
+    let bearer = KnownCaller::with_token();
+    group.bench_function("token, remembered", |b| b.iter(|| bearer.is_welcome()));
+    group.bench_function("token, its signature verified", |b| {
+        // a memory that has seen no token yet
+        let fresh = || tokens(&bearer.config);
+        b.iter_batched_ref(fresh, |fresh| bearer.is_welcome_to(fresh), BatchSize::LargeInput);
+    });
     let config = config();
     let principal = principal();
     group.bench_function("policy", |b| {
@@ -58,35 +66,68 @@ fn admitting(c: &mut Criterion) {
 /// A key in a request, and an authenticator that has seen it before.
 struct KnownCaller {
     authenticator: Authenticator,
-    header: HeaderName,
     headers: HeaderMap,
+    config: Config,
+    tokens: Tokens,
     runtime: Runtime,
 }
 
 impl KnownCaller {
-    fn new() -> Self {
-        let must = "a bench runs where threads and randomness can be had";
-        let runtime = Runtime::new().unwrap_or_else(|_| unreachable!("{must}"));
-        let key = api_key::generate().unwrap_or_else(|_| unreachable!("{must}"));
+    /// Somebody with a key.
+    fn with_key() -> Self {
+        let key = api_key::generate().unwrap_or_else(|_| unreachable!("{MUST}"));
+        Self::new(key.plaintext.expose(), config())
+    }
+
+    /// Somebody with a token of ours.
+    fn with_token() -> Self {
+        let config = config();
+        let tokens = tokens(&config);
+        let token = tokens.local().mint(&identity().user, 86_400, Timestamp::now());
+        Self::new(token.unwrap_or_else(|_| unreachable!("{MUST}")).expose(), config)
+    }
+
+    fn new(credential: &str, config: Config) -> Self {
+        let runtime = Runtime::new().unwrap_or_else(|_| unreachable!("{MUST}"));
         let mut headers = HeaderMap::new();
-        let bearer = format!("Bearer {}", key.plaintext.expose());
+        let bearer = format!("Bearer {credential}");
         headers.extend(HeaderValue::try_from(bearer).map(|value| (AUTHORIZATION, value)));
         let options = Options::new(Duration::from_hours(24), runtime.handle().clone());
         let authenticator = Authenticator::new(Arc::new(OneUser), &options);
-        let header = HeaderName::from_static("x-api-key");
-        let known = Self { authenticator, header, headers, runtime };
-        let first =
-            known.authenticator.authenticate(&known.headers, &known.header, Timestamp::now(), None);
+        let tokens = tokens(&config);
+        let known = Self { authenticator, headers, config, tokens, runtime };
+        let first = known.authenticator.authenticate(known.asking(&known.tokens));
         assert!(known.runtime.block_on(first).is_ok(), "the store knows everybody");
         known
     }
 
+    fn asking<'a>(&'a self, tokens: &'a Tokens) -> Asking<'a> {
+        Asking {
+            headers: black_box(&self.headers),
+            path_key: None,
+            signed: Signed { method: "POST", path: "/api/chat", query: "", private: true },
+            config: &self.config.auth,
+            tokens,
+            now: Timestamp::now(),
+            last: None,
+        }
+    }
+
     /// The answer is there at once: nobody has to be asked.
     fn is_welcome(&self) -> bool {
-        let headers = black_box(&self.headers);
-        let asked = self.authenticator.authenticate(headers, &self.header, Timestamp::now(), None);
+        self.is_welcome_to(&self.tokens)
+    }
+
+    fn is_welcome_to(&self, tokens: &Tokens) -> bool {
+        let asked = self.authenticator.authenticate(self.asking(tokens));
         asked.now_or_never().is_some_and(|found| found.is_ok())
     }
+}
+
+const MUST: &str = "a bench runs where threads and randomness can be had";
+
+fn tokens(config: &Config) -> Tokens {
+    Tokens::load(&config.auth, None).unwrap_or_else(|_| unreachable!("the secret is a good one"))
 }
 
 /// Every key is of the one user.
@@ -288,7 +329,11 @@ fn wish(user: i64) -> Wish {
 
 fn config() -> Config {
     let text = "state_dir: state\nbalance: { queue: 1024, queue_per_user: 1024 }\nupstreams:\n  - { name: a, url: 'http://127.0.0.1:1', slots: 4 }\n  - { name: b, url: 'http://127.0.0.1:2', slots: 4 }\n";
-    match Config::parse(text, Path::new("."), &|_| None) {
+    let secret = |name: &str| {
+        (name == "JWT_SECRET")
+            .then(|| "Zm9yIGEgYmVuY2ggYWxvbmUsIG5ldmVyIHVzZWQgYW55d2hlcmU".to_owned())
+    };
+    match Config::parse(text, Path::new("."), &secret) {
         Ok(config) => config,
         Err(problems) => unreachable!("{problems}"),
     }

@@ -1,4 +1,4 @@
-//! ADMINISTER: what is behind `/admin`, a router that is called in process.
+//! ADMINISTER: what is behind `/admin` and `/auth`, a router that is called in process.
 //!
 //! Whether somebody may come here was decided before; [`Caller`] says who it is. Knows nothing of
 //! how requests arrive.
@@ -11,6 +11,7 @@ mod input;
 #[expect(unused_qualifications, reason = "those of utoipa's macro")]
 mod keys;
 mod openapi;
+pub mod session;
 #[expect(unused_qualifications, reason = "those of utoipa's macro")]
 mod ssh_keys;
 mod upstreams;
@@ -35,6 +36,7 @@ use crate::live::reload::Reloader;
 use crate::scheduler::Scheduler;
 use crate::store::{Actor, Store, StoreError};
 use crate::telemetry::security_log::SecurityEvent;
+use session::Logins;
 
 /// What administrators look at and change.
 pub struct Admin {
@@ -44,10 +46,12 @@ pub struct Admin {
     pub scheduler: Arc<Scheduler>,
     /// Users and keys, and where every act is written down.
     pub store: Arc<Store>,
-    /// Remembers whose keys are whose.
+    /// Remembers whose credentials are whose.
     pub authenticator: Arc<Authenticator>,
     /// Rereads the configuration.
     pub reloader: Arc<Reloader>,
+    /// Checks passwords.
+    pub logins: Logins,
     /// How much of it everybody has had.
     pub limits: Arc<Limits>,
 }
@@ -86,11 +90,16 @@ pub struct Fault {
     pub problems: Vec<String>,
     /// What the log reads besides.
     pub cause: Option<String>,
+    /// Seconds after which the same may succeed.
+    pub retry_after: Option<u64>,
 }
 
-/// Everything under `/admin`. The paths are also lines of the route table, which knows who may.
+/// Everything under `/admin` and `/auth`. The paths are also lines of the route table, which knows who may.
 pub fn router(admin: Admin) -> Router {
     Router::new()
+        .route("/auth/login", post(session::login))
+        .route("/auth/logout", post(session::logout))
+        .route("/auth/me", get(session::me))
         .route("/admin/keys", get(keys::list).post(keys::create))
         .route("/admin/keys/{id}", get(keys::show).patch(keys::change).delete(keys::revoke))
         .route("/admin/keys/{id}/rotate", post(keys::rotate))
@@ -152,8 +161,12 @@ impl Caller {
 
     /// Writes down in the security log what was done.
     fn did(&self, what: &str) {
+        self.tell("admin", what);
+    }
+
+    fn tell(&self, event: &'static str, what: &str) {
         SecurityEvent {
-            event: "admin",
+            event,
             address: self.address,
             request_id: &self.request_id,
             route: self.route,
@@ -169,7 +182,8 @@ impl Fault {
     /// The caller's mistake.
     fn bad(detail: String) -> Self {
         let status = StatusCode::BAD_REQUEST;
-        Self { status, reason: "bad_request", detail, problems: Vec::new(), cause: None }
+        let problems = Vec::new();
+        Self { status, reason: "bad_request", detail, problems, cause: None, retry_after: None }
     }
 
     fn not_found(detail: String) -> Self {

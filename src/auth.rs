@@ -1,12 +1,20 @@
 //! AUTHENTICATE: who is asking?
 //!
-//! [`credential`] reads what the request presents, [`api_key`] knows the format of keys, and
-//! [`verdict`] remembers whose they are. A plaintext credential never leaves this module.
+//! [`credential`] reads what the request presents, [`api_key`] knows the format of keys, [`jwt`]
+//! that of tokens, [`tokens`] which of them are believed, [`signature`] what the `ollama` command
+//! signs, and [`verdict`] remembers whose they are. People log in with a [`password`]. A plaintext
+//! credential never leaves this module.
 
 pub mod api_key;
 pub mod credential;
+mod issuer;
+pub mod jwt;
+pub mod login;
+pub mod password;
 pub mod peers;
+pub mod signature;
 pub mod ssh_key;
+pub mod tokens;
 pub mod verdict;
 
 use std::sync::Arc;
@@ -18,8 +26,11 @@ use serde::{Deserialize, Serialize};
 use crate::config::Rate;
 
 pub use api_key::KeyHash;
+pub use jwt::TokenFault;
 pub use peers::{Heard, Peers};
-pub use verdict::Authenticator;
+pub use signature::{SignatureFault, Signed};
+pub use tokens::Tokens;
+pub use verdict::{Asking, Authenticator};
 
 /// An account, as the store knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -213,6 +224,22 @@ pub enum AuthError {
         /// The public id, where the credential had one: it may be logged.
         public_id: Option<String>,
     },
+    /// A signature that is not accepted; the reason is for the log alone.
+    #[error("{reason}")]
+    InvalidSignature {
+        /// Which of the reasons.
+        reason: SignatureFault,
+        /// Whose it is, if that is known.
+        user_id: Option<i64>,
+    },
+    /// A token that is not believed; the reason is for the log alone.
+    #[error("{reason}")]
+    InvalidToken {
+        /// Which of the reasons.
+        reason: TokenFault,
+        /// Whose it is, if that is known.
+        user_id: Option<i64>,
+    },
     /// Two `Authorization` lines, or one that cannot be read.
     #[error("{0}")]
     Malformed(&'static str),
@@ -228,6 +255,8 @@ impl AuthError {
             Self::Missing => "missing",
             Self::Malformed(_) => "malformed",
             Self::Unavailable(_) => "unavailable",
+            Self::InvalidSignature { reason, .. } => reason.word(),
+            Self::InvalidToken { reason, .. } => reason.word(),
             Self::InvalidKey { reason, .. } => match reason {
                 KeyFault::Expired => "key_expired",
                 KeyFault::Malformed => "key_malformed",
@@ -236,6 +265,18 @@ impl AuthError {
                 KeyFault::UserDisabled => "user_disabled",
             },
         }
+    }
+}
+
+impl From<TokenFault> for AuthError {
+    fn from(reason: TokenFault) -> Self {
+        Self::InvalidToken { reason, user_id: None }
+    }
+}
+
+impl From<SignatureFault> for AuthError {
+    fn from(reason: SignatureFault) -> Self {
+        Self::InvalidSignature { reason, user_id: None }
     }
 }
 
@@ -258,3 +299,6 @@ pub enum KeyFault {
     #[error("user disabled")]
     UserDisabled,
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,7 +9,9 @@ mod init;
 mod keys;
 mod output;
 mod remote;
+mod password;
 mod status;
+mod token;
 mod usage;
 mod users;
 
@@ -61,6 +63,8 @@ enum Command {
     Keys(keys::Command),
     /// Show the instances and the queue of a running gateway; wants an admin key in $USHER_KEY
     Status(remote::Target),
+    /// Make a token for a user, for scripts and tests
+    Token(token::Wish),
     /// Gather evidence for a report, and walk through a running gateway with the key in $USHER_KEY
     Doctor(remote::Target),
     /// Show who used how much: requests, tokens, seconds of GPU time
@@ -107,6 +111,7 @@ fn dispatch(command: Command, config: Option<PathBuf>, output: Output) -> anyhow
     match command {
         Command::Init => init::run(&config, &path, output),
         Command::Keys(command) => keys::run(command, &config, output),
+        Command::Token(wish) => token::run(&wish, &config, output),
         Command::Usage(question) => usage::run(&question, &config, output),
         Command::Users(command) => users::run(command, &config, output),
         Command::Doctor(target) => doctor::run(target, &config, &path, output),

@@ -12,6 +12,7 @@ pub mod units;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -20,7 +21,7 @@ pub use file::{Problems, locate};
 pub use secret::Secret;
 pub use show::show;
 pub use taming::Taming;
-pub use units::{ByteSize, Rate};
+pub use units::{ByteSize, Rate, Window};
 
 /// Everything that `usher.yaml` says, defaults filled in and every value checked.
 #[derive(Clone, Debug)]
@@ -150,12 +151,81 @@ pub struct Redis {
 pub struct Auth {
     /// Name of the header that carries an API key.
     pub api_key_header: http::HeaderName,
+    /// Whether a key may stand in the path, as `/k/<key>/…`.
+    pub key_in_path: bool,
+    /// The tokens that Usher makes.
+    pub jwt: Jwt,
+    /// Who else makes tokens that are believed; names and issuers are unique.
+    pub issuers: Vec<Issuer>,
+    /// Attempts to log in, of one client address.
+    pub login_attempts: Rate,
     /// How long known identities are served while the database does not answer.
     pub max_stale: Duration,
     /// How long a key still works when another has taken its place.
     pub rotation_grace: Duration,
     /// The proxies whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<IpNet>,
+}
+
+/// The tokens that Usher makes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Jwt {
+    /// What signs them. It is read by whoever needs it: a command that administers keys does not,
+    /// and may not be allowed to.
+    pub secret: JwtSecret,
+    /// Secrets that signed earlier: what they signed is believed until it expires.
+    pub previous: Vec<SecretFile>,
+    /// Claim `iss`.
+    pub issuer: String,
+    /// Claim `aud`.
+    pub audience: String,
+    /// How long a token lives, in whole seconds.
+    pub ttl: Duration,
+    /// How wrong clocks may be.
+    pub leeway: Duration,
+}
+
+/// Where the secret of tokens is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum JwtSecret {
+    /// In the environment, as `JWT_SECRET`.
+    Environment(Secret),
+    /// In this file, which the configuration names.
+    File(SecretFile),
+    /// In this file, which `usher init` makes.
+    Made(PathBuf),
+}
+
+/// A file that holds a secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SecretFile {
+    /// The file.
+    pub path: PathBuf,
+    /// Where the configuration names it: `FILE:LINE: path.to.key`.
+    pub place: String,
+}
+
+/// Somebody else who makes tokens that are believed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Issuer {
+    /// Its name in logs and usernames.
+    pub name: String,
+    /// Claim `iss`.
+    pub issuer: String,
+    /// Claim `aud`.
+    pub audience: String,
+    /// Secrets shared with it, for HS256.
+    pub secrets: Vec<Secret>,
+    /// Where it publishes its keys, `https`.
+    pub jwks_url: Option<String>,
+    /// A file with its keys.
+    pub jwks_file: Option<PathBuf>,
+    /// The claim that says what a user is, as the steps that lead to it; empty: none does.
+    pub role_claim: Vec<String>,
+    /// What that claim may say, and the tier that it means.
+    pub roles: BTreeMap<String, Arc<str>>,
+    /// The tier of tokens without the claim; `None`: they are refused.
+    pub default_tier: Option<Arc<str>>,
 }
 
 /// A tier: a role with limits.

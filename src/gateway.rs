@@ -42,6 +42,7 @@ use tokio::sync::watch;
 use crate::auth::verdict::Authenticator;
 use crate::config::Timeouts;
 use crate::limit::Limits;
+use crate::limit::login::LoginLimit;
 use crate::live::Live;
 use crate::route::{Action, Door};
 use crate::scheduler::Scheduler;
@@ -71,6 +72,7 @@ pub struct Gateway {
     stage: watch::Receiver<Stage>,
     connections: Arc<Connections>,
     metrics: Arc<Metrics>,
+    logins: Arc<LoginLimit>,
     store: Arc<Store>,
     admin: Router,
     client: reqwest::Client,
@@ -96,7 +98,7 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     /// Where what changes the models of an instance is written down.
     pub store: Arc<Store>,
-    /// What is behind `/admin`.
+    /// What is behind `/admin` and `/auth`.
     pub admin: Router,
     /// For loads that go on although the client who began them left.
     pub client: reqwest::Client,
@@ -118,6 +120,7 @@ impl Gateway {
             stage: parts.stage,
             connections: Arc::default(),
             metrics: parts.metrics,
+            logins: Arc::default(),
             store: parts.store,
             admin: parts.admin,
             client: parts.client,
@@ -226,7 +229,9 @@ impl ProxyHttp for Gateway {
         }
         let refusal = match admit::admit(self, session, ctx).await {
             Ok(Admitted::Proxied) => return Ok(false),
-            Ok(Admitted::Local(Action::Admin)) => bridge::call(self, session, ctx).await?,
+            Ok(Admitted::Local(Action::Admin | Action::Account | Action::Login)) => {
+                bridge::call(self, session, ctx).await?
+            }
             Ok(Admitted::Local(action)) => local::answer(self, session, ctx, action).await?,
             Err(Stop::Refused(refusal)) => Some(refusal),
             Err(Stop::Gone(error)) => return Err(error),

@@ -5,14 +5,19 @@
 //! [`Claim`], a guard: whatever is neither kept nor settled goes back, so that a refused request
 //! costs nothing.
 //!
+//! Attempts to log in are counted apart, by address in [`login`] and by account in [`ladder`].
+//!
 //! Where quotas are kept is a [`QuotaStore`]. [`InProcess`] decides at once; a store that shares
 //! quotas among gateways may have to be waited for, and says so.
 
 mod bounds;
 mod claim;
 mod guess;
+pub mod ladder;
+pub mod login;
 mod memory;
 pub mod quota;
+mod recent;
 pub mod report;
 
 use std::future::Future;

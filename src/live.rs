@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Guard};
 
+use crate::auth::Tokens;
 use crate::config::Config;
 use crate::scheduler::Scheduler;
 use crate::upstream::Fleet;
@@ -24,6 +25,8 @@ pub struct Generation {
     pub config: Arc<Config>,
     /// The instances that it names.
     pub fleet: Arc<Fleet>,
+    /// The tokens that are believed by it.
+    pub tokens: Arc<Tokens>,
 }
 
 impl Live {
@@ -32,10 +35,11 @@ impl Live {
     ///
     /// # Errors
     /// An instance's host has no address.
-    pub fn new(config: Config, scheduler: &Scheduler) -> Result<Self, PeerError> {
+    pub fn new(config: Config, tokens: Tokens, scheduler: &Scheduler) -> Result<Self, PeerError> {
+        let tokens = Arc::new(tokens);
         let fleet = Arc::new(Fleet::new(&config)?);
         scheduler.reconfigure(fleet.posts(), &config.balance);
-        Ok(Self(ArcSwap::from_pointee(Generation { config: Arc::new(config), fleet })))
+        Ok(Self(ArcSwap::from_pointee(Generation { config: Arc::new(config), fleet, tokens })))
     }
 
     /// The generation in force.

@@ -94,8 +94,12 @@ pub enum Action {
     Model,
     /// Estimate the tokens of a message.
     CountTokens,
+    /// Answer callers about themselves: the admin router does.
+    Account,
     /// Administer Usher itself: the admin router answers.
     Admin,
+    /// Give a token for a name and a password: the admin router does.
+    Login,
     /// Ask an instance that has the model; takes no seat.
     Show,
     /// Ask an instance that has the model; takes a seat.

@@ -29,9 +29,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
+use crate::admin::session::Logins;
 use crate::admin::{self, Admin};
-use crate::auth::Peers;
+use crate::auth::password::Passwords;
 use crate::auth::verdict::{Authenticator, Options};
+use crate::auth::{Peers, Tokens};
 use crate::config::{Config, Listen};
 use crate::gateway::entrance::Entrance;
 use crate::gateway::front::Front;
@@ -260,6 +262,7 @@ async fn assemble(
     doors: Vec<Entrance>,
     (stage, ending): (watch::Receiver<Stage>, watch::Receiver<bool>),
 ) -> anyhow::Result<Assembled> {
+    let tokens = Tokens::load(&config.auth, None)?;
     let store = Arc::new(Store::open(&config.database).await?);
     let redis = cluster::redis(&config, &ending)?;
     let peers = redis.clone().map(|redis| redis as Arc<dyn Peers>);
@@ -267,7 +270,8 @@ async fn assemble(
     let authenticator = Arc::new(Authenticator::new(Arc::clone(&store) as _, &options));
     tokio::spawn(Arc::clone(&authenticator).watch(ending.clone()));
     let scheduler = Arc::new(Scheduler::new(&config.balance));
-    let live = Arc::new(Live::new(config, &scheduler)?);
+    tokens.keep_fresh();
+    let live = Arc::new(Live::new(config, tokens, &scheduler)?);
     let metrics = Metrics::new()?;
     let ledger = Ledger::new(Arc::clone(&store) as _);
     let keeping = tokio::spawn(Arc::clone(&ledger).keep(ending.clone()));
@@ -297,6 +301,7 @@ async fn assemble(
         authenticator: Arc::clone(&authenticator),
         reloader: Arc::clone(&reloader),
         limits: Arc::clone(&limits),
+        logins: Logins::new(Passwords::start().context("cannot start threads for passwords")?),
     });
     let gateway = Gateway::new(Parts {
         live: Arc::clone(&live),

@@ -35,6 +35,9 @@ pub struct Actor<'a> {
 impl Actor<'static> {
     /// Somebody with a shell on the machine.
     pub const CLI: Self = Self { name: "cli", address: "" };
+
+    /// Nobody: what the gateway does by itself.
+    pub const SELF: Self = Self { name: "usher", address: "" };
 }
 
 /// What the store keeps of a key in place of the key.

@@ -58,6 +58,7 @@ impl From<Rejected> for Fault {
             Rejected::File(problems) => problems.lines().collect(),
             Rejected::Address(error) => vec![error.to_string()],
             Rejected::Certificate(error) => vec![error.clone()],
+            Rejected::Tokens(error) => error.to_string().lines().map(str::to_owned).collect(),
             Rejected::Stopping => {
                 return Self {
                     status: StatusCode::SERVICE_UNAVAILABLE,

@@ -7,7 +7,7 @@ use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder, SecurityRequi
 use utoipa::{OpenApi, ToSchema};
 
 use super::input::{MaybeBody, Nothing};
-use super::{Fault, audit, config, keys, ssh_keys, upstreams, usage, users};
+use super::{Fault, audit, config, keys, session, ssh_keys, upstreams, usage, users};
 
 /// A no.
 #[derive(Serialize, ToSchema)]
@@ -31,6 +31,7 @@ struct Refusal {
         users::create, users::list, users::show, users::change, users::remove,
         ssh_keys::add, ssh_keys::list, ssh_keys::remove,
         upstreams::list, upstreams::drain, upstreams::resume,
+        session::login, session::logout, session::me,
         usage::all, usage::own,
         audit::list, config::show, config::reload, document,
     ),

@@ -11,6 +11,8 @@ use utoipa::{IntoParams, ToSchema};
 use super::answers::Page;
 use super::input::{self, Body, MaybeBody, Nothing, Query};
 use super::{Admin, Caller, Fault};
+use crate::auth::password::Password;
+use crate::config::Secret;
 use crate::store::{NewUser, UserFilter, UserPatch, UserRecord};
 
 /// The tier of a user for whom none is named.
@@ -22,6 +24,10 @@ const USUAL_TIER: &str = "free";
 pub(super) struct NewAccount {
     /// Name: 1 to 64 letters, digits and `. _ - + @`.
     username: String,
+    /// 12 to 1024 bytes; without, the user cannot log in.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    password: Option<Password>,
     /// What the user may do; `free` unless said otherwise.
     #[serde(default)]
     tier: Option<String>,
@@ -37,6 +43,10 @@ pub(super) struct NewAccount {
 #[derive(Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct AccountChange {
+    /// Another password, 12 to 1024 bytes; ends the user's tokens.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    password: Option<Password>,
     /// What the user may do from now on; ends the user's tokens.
     #[serde(default)]
     tier: Option<String>,
@@ -80,8 +90,9 @@ pub(super) async fn create(
 ) -> Result<(StatusCode, Json<UserRecord>), Fault> {
     let tier = new.tier.unwrap_or_else(|| USUAL_TIER.to_owned());
     admin.check_tier(&tier)?;
-    let NewAccount { username, email, disabled, .. } = new;
-    let new = NewUser { username, tier, email, disabled };
+    let NewAccount { username, email, disabled, password, .. } = new;
+    let password_hash = hash(&admin, password).await?;
+    let new = NewUser { username, tier, email, disabled, password_hash };
     let user = admin.store.create_user(&caller.actor(), &new).await?;
     admin.done(&caller, &format!("user.create {}", user.username));
     Ok((StatusCode::CREATED, Json(user)))
@@ -126,8 +137,9 @@ pub(super) async fn change(
     if let Some(tier) = &change.tier {
         admin.check_tier(tier)?;
     }
-    let AccountChange { tier, email, disabled } = change;
-    let patch = UserPatch { tier, email, disabled };
+    let AccountChange { tier, email, disabled, password } = change;
+    let password_hash = hash(&admin, password).await?;
+    let patch = UserPatch { tier, email, disabled, password_hash };
     let user = admin.store.patch_user(&caller.actor(), id, &patch).await?;
     admin.done(&caller, &format!("user.update {}", user.username));
     Ok(Json(user))
@@ -146,4 +158,12 @@ pub(super) async fn remove(
     let user = admin.store.delete_user(&caller.actor(), id).await?;
     admin.done(&caller, &format!("user.delete {}", user.username));
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// What is kept of a password.
+async fn hash(admin: &Admin, password: Option<Password>) -> Result<Option<Secret>, Fault> {
+    match password {
+        Some(password) => admin.logins.hash(password).await.map(Some),
+        None => Ok(None),
+    }
 }

@@ -12,21 +12,48 @@ use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use zeroize::Zeroizing;
 
-use super::AuthError;
+use super::{AuthError, signature};
 
 /// The credentials of one request, best first.
 #[derive(Debug, Default)]
 pub struct Credentials<'h> {
+    path: Option<Credential<'h>>,
     api_key_header: Option<Credential<'h>>,
     authorization: Option<Credential<'h>>,
 }
 
 impl<'h> IntoIterator for Credentials<'h> {
     type Item = Credential<'h>;
-    type IntoIter = std::iter::Flatten<std::array::IntoIter<Option<Credential<'h>>, 2>>;
+    type IntoIter = std::iter::Flatten<std::array::IntoIter<Option<Credential<'h>>, 3>>;
 
     fn into_iter(self) -> Self::IntoIter {
-        [self.api_key_header, self.authorization].into_iter().flatten()
+        [self.path, self.api_key_header, self.authorization].into_iter().flatten()
+    }
+}
+
+/// A key that stood in a path: wiped when dropped; Debug shows nothing of it.
+pub struct PathKey(Zeroizing<String>);
+
+impl PathKey {
+    /// Takes `/k/<key>` off a path: the key, and the path behind it. Keys with characters that a
+    /// path would have to escape have to come in a header.
+    pub fn strip(path: &[u8]) -> Option<(Self, &[u8])> {
+        let rest = path.strip_prefix(b"/k/")?;
+        let length = rest.iter().position(|byte| *byte == b'/')?;
+        let (key, path) = rest.split_at_checked(length)?;
+        let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~".contains(byte);
+        let key = str::from_utf8(key).ok().filter(|key| key.bytes().all(|byte| plain(&byte)))?;
+        (!key.is_empty()).then(|| (Self(Zeroizing::new(key.to_owned())), path))
+    }
+
+    pub(super) fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for PathKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PathKey")
     }
 }
 
@@ -35,6 +62,10 @@ impl<'h> IntoIterator for Credentials<'h> {
 pub enum Credential<'h> {
     /// What may be an API key; its form is not judged yet.
     ApiKey(Text<'h>),
+    /// What may be an API key or a token.
+    Bearer(Text<'h>),
+    /// What may be a public key and a signature.
+    Signature(Text<'h>),
     /// Something that is no credential of any known kind.
     Unreadable,
 }
@@ -63,7 +94,8 @@ impl fmt::Debug for Text<'_> {
     }
 }
 
-/// Reads the API key header, then `Authorization` as Bearer or Basic. Empty values present nothing.
+/// Reads the key of the path, if there is one, then the API key header, then `Authorization` as
+/// Bearer, Basic or a signature. Empty values present nothing.
 ///
 /// # Errors
 /// [`AuthError::Malformed`] if either header comes more than once: two parties may then have
@@ -71,10 +103,12 @@ impl fmt::Debug for Text<'_> {
 pub fn presented<'h>(
     headers: &'h HeaderMap,
     api_key_header: &HeaderName,
+    path_key: Option<&'h str>,
 ) -> Result<Credentials<'h>, AuthError> {
     let key = single(headers, api_key_header, "more than one API key header")?;
     let authorization = single(headers, &AUTHORIZATION, "more than one Authorization header")?;
     Ok(Credentials {
+        path: path_key.and_then(api_key),
         api_key_header: key.and_then(|value| read(value, api_key)),
         authorization: authorization.and_then(|value| read(value, authorized)),
     })
@@ -111,9 +145,11 @@ fn authorized(text: &str) -> Option<Credential<'_>> {
     let (scheme, rest) = text.split_once(' ').unwrap_or((text, ""));
     let rest = rest.trim_start_matches(' ');
     if scheme.eq_ignore_ascii_case("bearer") {
-        api_key(rest)
+        (!rest.is_empty()).then_some(Credential::Bearer(Text::Header(rest)))
     } else if scheme.eq_ignore_ascii_case("basic") {
         basic(rest)
+    } else if signature::looks_like_one(text) {
+        Some(Credential::Signature(Text::Header(text)))
     } else {
         (!text.is_empty()).then_some(Credential::Unreadable)
     }
@@ -163,10 +199,12 @@ mod tests {
     fn read_all(lines: &[(&'static str, &[u8])]) -> Vec<Option<String>> {
         let headers = headers(lines);
         let exposed = |credential| match credential {
-            Credential::ApiKey(text) => Some(text.expose().to_owned()),
+            Credential::ApiKey(text) | Credential::Bearer(text) | Credential::Signature(text) => {
+                Some(text.expose().to_owned())
+            }
             Credential::Unreadable => None,
         };
-        presented(&headers, &KEY_HEADER).unwrap().into_iter().map(exposed).collect()
+        presented(&headers, &KEY_HEADER, None).unwrap().into_iter().map(exposed).collect()
     }
 
     fn authorization(value: &str) -> Vec<Option<String>> {
@@ -181,6 +219,47 @@ mod tests {
     fn the_key_header_comes_before_authorization() {
         let both = read_all(&[("authorization", b"Bearer two"), ("x-api-key", b"one")]);
         assert_eq!(both, [Some("one".to_owned()), Some("two".to_owned())]);
+    }
+
+    #[test]
+    fn a_key_in_the_path_comes_before_all_headers() {
+        let headers = headers(&[("x-api-key", b"two"), ("authorization", b"Bearer three")]);
+        let read = presented(&headers, &KEY_HEADER, Some("one")).unwrap();
+        let exposed = read.into_iter().map(|credential| match credential {
+            Credential::ApiKey(text) => format!("key {}", text.expose()),
+            Credential::Bearer(text) => format!("bearer {}", text.expose()),
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(exposed.collect::<Vec<_>>(), ["key one", "key two", "bearer three"]);
+        let empty = HeaderMap::new();
+        let none = presented(&empty, &KEY_HEADER, Some("")).unwrap();
+        assert_eq!(none.into_iter().count(), 0);
+    }
+
+    #[test]
+    fn a_key_is_taken_off_a_path_that_begins_with_one() {
+        let strip = |path: &'static str| {
+            PathKey::strip(path.as_bytes())
+                .map(|(key, rest)| (key.expose().to_owned(), str::from_utf8(rest).unwrap()))
+        };
+        let taken = |key: &str, rest| Some((key.to_owned(), rest));
+        assert_eq!(strip("/k/usk_a_b/api/chat"), taken("usk_a_b", "/api/chat"));
+        assert_eq!(strip("/k/a.b-c~d/"), taken("a.b-c~d", "/"));
+        assert_eq!(strip("/k/a//api"), taken("a", "//api"));
+        for path in ["/k/", "/k//api", "/k/a", "/K/a/", "/x/k/a/", "/k/a%62/", "/k/a b/", "k/a/"] {
+            assert_eq!(strip(path), None, "{path}");
+        }
+        assert!(PathKey::strip(b"/k/\xff/").is_none());
+        let (key, _) = PathKey::strip(b"/k/hidden/").unwrap();
+        assert_eq!(format!("{key:?}"), "PathKey");
+    }
+
+    #[test]
+    fn a_signature_stands_without_a_scheme() {
+        let value = format!("AAAAC3NzaC1lZDI1NTE5{}:{}", "A".repeat(48), "B".repeat(88));
+        let headers = headers(&[("authorization", value.as_bytes())]);
+        let read = presented(&headers, &KEY_HEADER, None).unwrap().into_iter().next();
+        assert!(matches!(read, Some(Credential::Signature(text)) if text.expose() == value));
     }
 
     #[test]
@@ -228,7 +307,7 @@ mod tests {
             [("x-api-key", b"a"), ("x-api-key", b"a")],
         ] {
             let headers = headers(&lines);
-            let refused = presented(&headers, &KEY_HEADER);
+            let refused = presented(&headers, &KEY_HEADER, None);
             assert!(matches!(refused, Err(AuthError::Malformed(_))));
         }
     }
@@ -237,7 +316,7 @@ mod tests {
     fn debug_shows_nothing_of_a_credential() {
         let encoded = format!("Basic {}", PADDED.encode("user:hidden-1"));
         let headers = headers(&[("authorization", encoded.as_bytes()), ("x-api-key", b"hidden-2")]);
-        let shown = format!("{:?}", presented(&headers, &KEY_HEADER).unwrap());
+        let shown = format!("{:?}", presented(&headers, &KEY_HEADER, Some("hidden-3")).unwrap());
         assert!(!shown.contains("hidden"), "{shown}");
     }
 
@@ -246,7 +325,7 @@ mod tests {
         fn no_header_value_makes_it_panic(bytes in any::<Vec<u8>>(), encoded in "[A-Za-z0-9+/=]*") {
             if let Ok(value) = HeaderValue::from_bytes(&bytes) {
                 let headers = HeaderMap::from_iter([(AUTHORIZATION, value)]);
-                prop_assert!(presented(&headers, &KEY_HEADER).is_ok());
+                prop_assert!(presented(&headers, &KEY_HEADER, None).is_ok());
             }
             let basic = format!("Basic {encoded}");
             prop_assert!(authorization(&basic).len() < 2);

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName};
+use http::HeaderMap;
 use jiff::Timestamp;
 use moka::sync::Cache;
 use parking_lot::Mutex;
@@ -25,11 +25,15 @@ pub use self::acquaintance::Acquaintance;
 use self::lookup::{Answer, Lookups};
 use self::watching::Reached;
 use super::api_key::{Shape, classify};
-use super::credential::{self, Credential};
+use super::credential::{self, Credential, PathKey, Text};
+use super::jwt::{TokenFault, looks_like_one};
+use super::signature::{self, SignatureFault, Signed};
+use super::tokens::{Doubt, Tokens};
 use super::{
-    AuthError, Holder, Identity, IdentityStore, KeyFault, KeyHash, Method, Peers, Principal,
+    AuthError, Holder, Identity, IdentityStore, KeyFault, KeyHash, Method, Peers, Principal, Token,
     Unavailable,
 };
+use crate::config::Auth;
 
 /// Keeps a caller with a wrong key from asking the database again and again; a key that is
 /// created ends the epoch anyway.
@@ -70,6 +74,25 @@ impl Options {
             peers: None,
         }
     }
+}
+
+/// A request, as far as it can say who is asking.
+#[derive(Clone, Copy)]
+pub struct Asking<'r> {
+    /// Its headers.
+    pub headers: &'r HeaderMap,
+    /// The key that stood in its path.
+    pub path_key: Option<&'r PathKey>,
+    /// What a signature is of.
+    pub signed: Signed<'r>,
+    /// The configuration in force.
+    pub config: &'r Auth,
+    /// The tokens that are believed by it.
+    pub tokens: &'r Tokens,
+    /// When it came.
+    pub now: Timestamp,
+    /// Who came last on the same connection.
+    pub last: Option<&'r Acquaintance>,
 }
 
 /// Tells who is asking.
@@ -158,16 +181,13 @@ impl Authenticator {
     /// # Errors
     /// [`AuthError::Unavailable`] if one of the credentials could have resolved had the store
     /// answered; else the fault of the first.
-    pub async fn authenticate(
-        &self,
-        headers: &HeaderMap,
-        api_key_header: &HeaderName,
-        now: Timestamp,
-        last: Option<&Acquaintance>,
-    ) -> Result<Principal, AuthError> {
+    pub async fn authenticate(&self, asking: Asking<'_>) -> Result<Principal, AuthError> {
+        let Asking { headers, path_key, config, .. } = asking;
         let mut refusal = AuthError::Missing;
-        for credential in credential::presented(headers, api_key_header)? {
-            refusal = match (self.resolve(credential, now, last).await, refusal) {
+        for credential in
+            credential::presented(headers, &config.api_key_header, path_key.map(PathKey::expose))?
+        {
+            refusal = match (self.resolve(credential, &asking).await, refusal) {
                 (Ok(principal), _) => return Ok(principal),
                 (Err(fault), AuthError::Missing) => fault,
                 (Err(fault @ AuthError::Unavailable(_)), _) => fault,
@@ -180,17 +200,26 @@ impl Authenticator {
     async fn resolve(
         &self,
         credential: Credential<'_>,
-        now: Timestamp,
-        last: Option<&Acquaintance>,
+        asking: &Asking<'_>,
     ) -> Result<Principal, AuthError> {
-        let Credential::ApiKey(text) = credential else {
-            let reason = KeyFault::Malformed;
-            return Err(AuthError::InvalidKey { reason, public_id: None });
-        };
+        match credential {
+            Credential::ApiKey(text) => self.key(&text, asking).await,
+            Credential::Bearer(text) if looks_like_one(text.expose()) => {
+                self.token(&text, asking).await
+            }
+            Credential::Bearer(text) => self.key(&text, asking).await,
+            Credential::Signature(text) => self.signature(&text, asking).await,
+            Credential::Unreadable => {
+                Err(AuthError::InvalidKey { reason: KeyFault::Malformed, public_id: None })
+            }
+        }
+    }
+
+    async fn key(&self, text: &Text<'_>, asking: &Asking<'_>) -> Result<Principal, AuthError> {
         let key = text.expose();
-        let known = self.holder_of(key, last).await?;
-        let judged = known.ok_or(KeyFault::Unknown).and_then(|known| judge(known.what, now));
-        match judged {
+        let known = self.holder_of(key, asking.last).await?;
+        let judge = |known: Known| judge(known.what, asking.now);
+        match known.ok_or(KeyFault::Unknown).and_then(judge) {
             Ok(identity) => Ok(Principal { identity, method: Method::ApiKey, token: None }),
             Err(reason) => {
                 let public_id = classify(key).ok().and_then(Shape::public_id).map(str::to_owned);
@@ -225,6 +254,71 @@ impl Authenticator {
         }
         self.recalled.fetch_add(1, Ordering::Relaxed);
         Some(known)
+    }
+
+    /// A token, or what an earlier system issued as a key and looks like one.
+    async fn token(&self, text: &Text<'_>, asking: &Asking<'_>) -> Result<Principal, AuthError> {
+        let fault = match self.bearer(text, asking).await {
+            Err(AuthError::InvalidToken { reason, .. }) if !reason.is_of_a_true_token() => {
+                AuthError::from(reason)
+            }
+            done => return done,
+        };
+        match classify(text.expose()) {
+            Ok(Shape::Foreign) => self.key(text, asking).await.map_err(|other| match other {
+                AuthError::InvalidKey { reason: KeyFault::Unknown, .. } => fault,
+                other => other,
+            }),
+            _ => Err(fault),
+        }
+    }
+
+    async fn bearer(&self, text: &Text<'_>, asking: &Asking<'_>) -> Result<Principal, AuthError> {
+        let tokens = asking.tokens;
+        let checked =
+            tokens.check(text.expose(), asking.now).await.map_err(|doubt| match doubt {
+                Doubt::Fault(fault) => AuthError::from(fault),
+                Doubt::Unavailable(unavailable) => unavailable.into(),
+            })?;
+        let tier = tokens.tier(&checked)?;
+        let identity = self.identity(&checked.holder).await?.ok_or(TokenFault::Ended)?.what;
+        let user = &identity.user;
+        let fault = match () {
+            () if user.disabled => Some(TokenFault::UserDisabled),
+            () if checked.version.is_some_and(|made_for| made_for != user.token_version) => {
+                Some(TokenFault::Outdated)
+            }
+            () => None,
+        };
+        if let Some(reason) = fault {
+            return Err(AuthError::InvalidToken { reason, user_id: Some(user.id) });
+        }
+        let id = match &checked.holder {
+            Holder::Token { id, .. } => Arc::clone(id),
+            Holder::Subject(subject) => Arc::clone(&subject.token),
+            Holder::Key(_) | Holder::PublicKey(_) => return Err(TokenFault::Malformed.into()),
+        };
+        let token = Token { id, expires_at: tokens.end_of(&checked), tier };
+        Ok(Principal { identity, method: Method::Jwt, token: Some(token) })
+    }
+
+    async fn signature(
+        &self,
+        text: &Text<'_>,
+        asking: &Asking<'_>,
+    ) -> Result<Principal, AuthError> {
+        // the signature first: whoever has not made it learns nothing of who is registered
+        let public = signature::check(text.expose(), &asking.signed, asking.now)?;
+        let found = self.identity(&Holder::PublicKey(public.into())).await?;
+        let identity = found.ok_or(SignatureFault::Unknown)?.what;
+        if identity.user.disabled {
+            let user_id = Some(identity.user.id);
+            return Err(AuthError::InvalidSignature {
+                reason: SignatureFault::UserDisabled,
+                user_id,
+            });
+        }
+        Ok(Principal { identity, method: Method::Signature, token: None })
     }
 
     async fn identity(&self, holder: &Holder) -> Result<Option<Known>, Unavailable> {

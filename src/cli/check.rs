@@ -4,7 +4,8 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use crate::config::{Config, locate};
+use crate::auth::jwt::local::Local;
+use crate::config::{Config, JwtSecret, locate};
 use crate::server::certificate;
 
 /// Prints `FILE: ok`, or every mistake, one a line, on standard error.
@@ -37,13 +38,24 @@ fn judge(
     err: &mut dyn Write,
 ) -> (io::Result<()>, ExitCode) {
     let warned = config.warnings.iter().try_for_each(|line| writeln!(err, "{line}"));
-    let bad = certificate::check(config);
+    let certificates = certificate::check(config);
+    let mut bad: Vec<String> = certificates.iter().map(ToString::to_string).collect();
+    bad.extend(weak_secrets(config));
     if bad.is_empty() {
         let printed = warned.and_then(|()| writeln!(out, "{}: ok", path.display()));
         return (printed, ExitCode::SUCCESS);
     }
     let printed = warned.and_then(|()| bad.iter().try_for_each(|bad| writeln!(err, "{bad}")));
     (printed, ExitCode::FAILURE)
+}
+
+/// A secret that `usher init` is still to make is no mistake.
+fn weak_secrets(config: &Config) -> Vec<String> {
+    if matches!(&config.auth.jwt.secret, JwtSecret::Made(path) if !path.exists()) {
+        return Vec::new();
+    }
+    let loaded = Local::load(&config.auth.jwt);
+    loaded.err().unwrap_or_default().iter().map(ToString::to_string).collect()
 }
 
 #[cfg(test)]

@@ -1,11 +1,18 @@
 //! `usher users`: accounts.
 
+use std::fs::File;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
 use clap::Subcommand;
 
 use super::output::{self, Output};
-use super::{check_tier, with_store};
+use super::{check_tier, password, with_store};
+use crate::auth::password::hash_now;
+use crate::auth::ssh_key::PublicKey;
 use crate::config::Config;
-use crate::store::{Actor, NewUser, UserRecord};
+use crate::store::{Actor, NewUser, SshKeyRecord, UserRecord};
 
 #[derive(Subcommand)]
 pub(super) enum Command {
@@ -36,6 +43,28 @@ pub(super) enum Command {
     Enable {
         /// The user's name
         username: String,
+    },
+    /// Let a user of the `ollama` command in by its public key
+    AddSshKey {
+        /// The user's name
+        username: String,
+        /// The file ~/.ollama/id_ed25519.pub of that user; `-` is standard input
+        file: PathBuf,
+    },
+    /// Take a public key from a user
+    RemoveSshKey {
+        /// The user's name
+        username: String,
+        /// The key's number, as `users show` lists it
+        id: i64,
+    },
+    /// Set a user's password; all tokens of the user end
+    SetPassword {
+        /// The user's name
+        username: String,
+        /// Read it from standard input instead of asking
+        #[arg(long)]
+        password_stdin: bool,
     },
     /// Give a user another tier
     SetTier {
@@ -70,7 +99,27 @@ pub(super) fn run(command: Command, config: &Config, output: Output) -> anyhow::
         }
         Command::Show { username } => {
             let user = store.show_user(&username).await?;
-            output.say(&user, &describe(&user))
+            let keys = store.list_ssh_keys(user.id).await?;
+            output.say(&user, &describe(&user, &keys))
+        }
+        Command::AddSshKey { username, file } => {
+            let key = PublicKey::parse(&text_of(&file)?)?;
+            let user = store.show_user(&username).await?;
+            let key = store.add_ssh_key(BY, user.id, &key).await?;
+            let text = format!("Key {} of {username}: {}", key.id, key.fingerprint);
+            output.say(&key, &text)
+        }
+        Command::RemoveSshKey { username, id } => {
+            let user = store.show_user(&username).await?;
+            let key = store.remove_ssh_key(BY, user.id, id).await?;
+            output.say(&key, &format!("Key {id} of {username} is removed."))
+        }
+        Command::SetPassword { username, password_stdin } => {
+            // whoever mistypes the name is told before being asked
+            store.show_user(&username).await?;
+            let hash = hash_now(&password::obtain(password_stdin)?)?;
+            let user = store.set_password(BY, &username, &hash).await?;
+            output.say(&user, &format!("The password of '{username}' is set."))
         }
         Command::Disable { username } => {
             let user = store.set_disabled(BY, &username, true).await?;
@@ -98,7 +147,22 @@ fn row(user: &UserRecord) -> [String; 6] {
     ]
 }
 
-fn describe(user: &UserRecord) -> String {
+/// The text of a small file, or of standard input.
+fn text_of(file: &Path) -> anyhow::Result<String> {
+    const LONGEST: u64 = 64 << 10;
+    let mut text = String::new();
+    let read = if file == Path::new("-") {
+        std::io::stdin().lock().take(LONGEST).read_to_string(&mut text)
+    } else {
+        File::open(file).and_then(|file| file.take(LONGEST).read_to_string(&mut text))
+    };
+    read.with_context(|| format!("cannot read {}", file.display()))?;
+    Ok(text)
+}
+
+fn describe(user: &UserRecord, keys: &[SshKeyRecord]) -> String {
+    let keys: Vec<_> = keys.iter().map(|key| format!("{} {}", key.id, key.fingerprint)).collect();
+    let keys = (!keys.is_empty()).then(|| keys.join(", "));
     output::facts(&[
         ("id", user.id.to_string()),
         ("username", user.username.clone()),
@@ -107,6 +171,7 @@ fn describe(user: &UserRecord) -> String {
         ("subject", output::or_dash(user.subject.as_deref())),
         ("tier", user.tier.clone()),
         ("state", state(user).to_owned()),
+        ("ssh keys", output::or_dash(keys.as_deref())),
         ("created", output::when(Some(user.created_at))),
     ])
 }

@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 pub use problems::Problems;
 pub use tiers::ROUTES;
 
-use super::Config;
+use super::{Config, JwtSecret, Secret};
 use problems::Problem;
 use reader::{Context, Item, Section};
 
@@ -75,7 +75,11 @@ impl Config {
             return Err(Problems::new(path, problems));
         }
         let warnings = warnings.iter().map(|warning| warning.located(path)).collect();
-        Ok(Self { warnings, ..config })
+        let mut config = Self { warnings, ..config };
+        if let Some(secret) = env("JWT_SECRET").filter(|secret| !secret.is_empty()) {
+            config.auth.jwt.secret = JwtSecret::Environment(Secret::new(secret));
+        }
+        Ok(config)
     }
 }
 
@@ -101,9 +105,9 @@ fn sections(root: &Section<'_>) -> Config {
         listen,
         metrics: listen::metrics(root),
         database: state::database(root, &state_dir),
+        auth: auth::auth(root, &tier_names, &state_dir),
         redis: state::redis(root),
         state_dir,
-        auth: auth::auth(root, &tier_names),
         restrict: tiers::restrict(root, &tier_names),
         manage_default: upstreams::manage_default(root, &upstreams),
         tiers,

@@ -10,8 +10,9 @@ use serde_json::{Map, Value, json};
 
 use super::units::show_duration;
 use super::{
-    AccessFormat, Auth, Balance, ByteSize, Config, Database, Health, Limits, Listen, Log, Rate,
-    Redis, RouteClass, Secret, Taming, Tier, Timeouts, TlsFiles, Upstream, UpstreamKind,
+    AccessFormat, Auth, Balance, ByteSize, Config, Database, Health, Issuer, Jwt, JwtSecret,
+    Limits, Listen, Log, Rate, Redis, RouteClass, Secret, SecretFile, Taming, Tier, Timeouts,
+    TlsFiles, Upstream, UpstreamKind,
 };
 
 /// Everything that is in force, by the names of the file; of a secret only that there is one.
@@ -87,12 +88,67 @@ fn show_database(database: &Database) -> Value {
 }
 
 fn show_auth(auth: &Auth) -> Value {
-    let Auth { api_key_header, max_stale, rotation_grace, trusted_proxies } = auth;
+    let Auth {
+        api_key_header,
+        key_in_path,
+        jwt,
+        issuers,
+        login_attempts,
+        max_stale,
+        rotation_grace,
+        trusted_proxies,
+    } = auth;
     json!({
-        "api_keys": { "header": api_key_header.as_str() },
+        "api_keys": { "header": api_key_header.as_str(), "path": key_in_path },
+        "jwt": show_jwt(jwt),
+        "issuers": issuers.iter().map(show_issuer).collect::<Vec<_>>(),
+        "login": { "attempts": login_attempts.to_string() },
         "max_stale": time(max_stale),
         "rotation_grace": time(rotation_grace),
         "trusted_proxies": texts(trusted_proxies),
+    })
+}
+
+fn show_jwt(jwt: &Jwt) -> Value {
+    let Jwt { secret, previous, issuer, audience, ttl, leeway } = jwt;
+    let named = |file: &SecretFile| path(&file.path);
+    json!({
+        // null: from the environment, or where `usher init` makes one
+        "secret_file": match secret {
+            JwtSecret::File(file) => Some(named(file)),
+            JwtSecret::Environment(_) | JwtSecret::Made(_) => None,
+        },
+        "previous_secret_files": previous.iter().map(named).collect::<Vec<_>>(),
+        "issuer": issuer,
+        "audience": audience,
+        "ttl": time(ttl),
+        "leeway": time(leeway),
+    })
+}
+
+fn show_issuer(it: &Issuer) -> Value {
+    let Issuer {
+        name,
+        issuer,
+        audience,
+        secrets,
+        jwks_url,
+        jwks_file,
+        role_claim,
+        roles,
+        default_tier,
+    } = it;
+    let roles = roles.iter().map(|(role, tier)| (role.clone(), json!(&**tier)));
+    json!({
+        "name": name,
+        "issuer": issuer,
+        "audience": audience,
+        "secrets": secrets.iter().map(hidden).collect::<Vec<_>>(),
+        "jwks_url": jwks_url,
+        "jwks_file": jwks_file.as_deref().map(path),
+        "role_claim": (!role_claim.is_empty()).then(|| role_claim.join(".")),
+        "roles": roles.collect::<Map<_, _>>(),
+        "default_tier": default_tier.as_deref(),
     })
 }
 

@@ -19,7 +19,8 @@ use super::patience;
 use super::quota;
 use super::refusal::Refusal;
 use super::seating::{self, no_place};
-use crate::auth::{AuthError, Principal};
+use crate::auth::credential::PathKey;
+use crate::auth::{Asking, AuthError, Principal, Signed, login};
 use crate::config::RouteClass;
 use crate::model::{BadName, ModelName};
 use crate::payload::{self, BadPayload, Payload, Ready};
@@ -73,6 +74,11 @@ pub(super) async fn admit(
     ctx: &mut Ctx,
 ) -> Result<Admitted, Stop> {
     let route = find_route(session, ctx)?;
+    if route.action == Action::Login {
+        quota::count_login(gateway, ctx)?;
+        refuse_encoded(session)?;
+        keep_body(gateway, session, ctx, login::LARGEST).await?;
+    }
     let Class::Guarded(_) = route.class else { return Ok(Admitted::Local(route.action)) };
     refuse_foreign_pages(session, ctx, route)?;
     authenticate(gateway, session, ctx).await?;
@@ -117,7 +123,7 @@ pub(super) async fn admit(
             }
             Ok(Admitted::Proxied)
         }
-        Action::Admin => {
+        Action::Account | Action::Admin => {
             keep_body(gateway, session, ctx, ADMIN_BODY).await?;
             Ok(Admitted::Local(route.action))
         }
@@ -131,7 +137,13 @@ pub(super) async fn admit(
 fn find_route(session: &Session, ctx: &mut Ctx) -> Result<&'static route::Route, Refusal> {
     let head = session.req_header();
     let path = head.raw_path();
-    let path = path.split(|byte| *byte == b'?').next().unwrap_or_default();
+    let mut path = path.split(|byte| *byte == b'?').next().unwrap_or_default();
+    if ctx.config.auth.key_in_path
+        && let Some((key, rest)) = PathKey::strip(path)
+    {
+        ctx.path_key = Some(key);
+        path = rest;
+    }
     let found = route::find_at(ctx.door, &head.method, path).inspect_err(|no_route| {
         ctx.dialect = match no_route {
             NoRoute::NotFound(dialect) | NoRoute::MethodNotAllowed { dialect, .. } => *dialect,
@@ -146,10 +158,23 @@ fn find_route(session: &Session, ctx: &mut Ctx) -> Result<&'static route::Route,
 
 async fn authenticate(gateway: &Gateway, session: &Session, ctx: &mut Ctx) -> Result<(), Refusal> {
     let begun = Instant::now();
-    let header = &ctx.config.auth.api_key_header;
-    let headers = &session.req_header().headers;
-    let (now, last) = (jiff::Timestamp::now(), ctx.last.as_deref());
-    let found = gateway.authenticator.authenticate(headers, header, now, last).await;
+    let head = session.req_header();
+    let asking = Asking {
+        headers: &head.headers,
+        path_key: ctx.path_key.as_ref(),
+        signed: Signed {
+            method: head.method.as_str(),
+            // a route has one exact spelling: this is what was sent, without a key before it
+            path: &ctx.upstream_path,
+            query: head.uri.query().unwrap_or_default(),
+            private: ctx.private,
+        },
+        config: &ctx.config.auth,
+        tokens: &ctx.tokens,
+        now: jiff::Timestamp::now(),
+        last: ctx.last.as_deref(),
+    };
+    let found = gateway.authenticator.authenticate(asking).await;
     ctx.timings.auth = Some(begun.elapsed());
     match found {
         Ok(principal) => {
@@ -165,9 +190,11 @@ async fn authenticate(gateway: &Gateway, session: &Session, ctx: &mut Ctx) -> Re
 }
 
 fn log_failure(ctx: &Ctx, error: &AuthError) {
-    let key = match error {
-        AuthError::InvalidKey { public_id, .. } => public_id.as_deref(),
-        _ => None,
+    let (key, user_id) = match error {
+        AuthError::InvalidKey { public_id, .. } => (public_id.as_deref(), None),
+        AuthError::InvalidSignature { user_id, .. } => (None, *user_id),
+        AuthError::InvalidToken { user_id, .. } => (None, *user_id),
+        _ => (None, None),
     };
     let event = match error {
         // nobody's fault but ours: nothing that an address should be banned for
@@ -180,16 +207,20 @@ fn log_failure(ctx: &Ctx, error: &AuthError) {
         request_id: &ctx.request_id,
         route: ctx.route_path(),
         key,
-        user_id: None,
+        user_id,
         reason: &error.to_string(),
     }
     .write();
 }
 
 fn log_denial(ctx: &Ctx, reason: &str) {
+    log_event(ctx, "denied", reason);
+}
+
+pub(super) fn log_event(ctx: &Ctx, event: &'static str, reason: &str) {
     let principal = ctx.principal.as_ref();
     SecurityEvent {
-        event: "denied",
+        event,
         address: ctx.client.ip(),
         request_id: &ctx.request_id,
         route: ctx.route_path(),

@@ -14,12 +14,14 @@ use super::ctx::Ctx;
 use super::local;
 use super::refusal::Refusal;
 use super::seating::client_gone;
+use crate::admin::session::Visitor;
 use crate::admin::{Caller, Fault};
+use crate::auth::Principal;
 
 /// Answers of the admin router are lists for people and programs, never streams: bytes.
 const LARGEST_ANSWER: usize = 16 << 20;
 
-/// Has the admin router answer a request whose body was read and whose sender is an admin.
+/// Has the admin router answer a request whose body was read and whose sender may ask.
 pub(super) async fn call(
     gateway: &Gateway,
     session: &mut Session,
@@ -54,7 +56,10 @@ fn request(session: &Session, ctx: &mut Ctx) -> Result<Request<Body>, Refusal> {
     let mut request = Request::builder()
         .method(head.method.clone())
         .uri(format!("{}{query}", ctx.upstream_path))
-        .extension(caller(ctx)?);
+        .extension(visitor(ctx));
+    if let Some(principal) = &ctx.principal {
+        request = request.extension(caller(ctx, principal));
+    }
     if let Some(kind) = head.headers.get(CONTENT_TYPE) {
         request = request.header(CONTENT_TYPE, kind);
     }
@@ -63,20 +68,26 @@ fn request(session: &Session, ctx: &mut Ctx) -> Result<Request<Body>, Refusal> {
         .map_err(|error| Refusal::bad_request("The query is malformed").because(error.to_string()))
 }
 
-fn caller(ctx: &Ctx) -> Result<Caller, Refusal> {
-    let principal = ctx.principal.as_ref();
-    let principal =
-        principal.ok_or_else(|| Refusal::internal("an admin without a name".to_owned()))?;
-    Ok(Caller {
+fn visitor(ctx: &Ctx) -> Visitor {
+    Visitor {
+        address: ctx.client.ip(),
+        counts_as: ctx.client.bucket(),
+        request_id: ctx.request_id.to_string(),
+        route: ctx.route_path(),
+    }
+}
+
+fn caller(ctx: &Ctx, principal: &Principal) -> Caller {
+    Caller {
         username: principal.identity.user.username.clone(),
-        user_id: principal.identity.user.id,
+        user_id: principal.user_id(),
         key: principal.public_id().map(str::to_owned),
         principal: principal.clone(),
         address: ctx.client.ip(),
         from: ctx.client.to_string(),
         request_id: ctx.request_id.to_string(),
         route: ctx.route_path(),
-    })
+    }
 }
 
 async fn pass(session: &mut Session, ctx: &Ctx, mut response: Response) -> Result<Option<Refusal>> {

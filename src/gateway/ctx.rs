@@ -19,8 +19,9 @@ use super::quota::Quota;
 use super::refusal::Refusal;
 use super::request_id::RequestId;
 use super::watchdog::{Companions, Watchdog};
-use crate::auth::Principal;
+use crate::auth::credential::PathKey;
 use crate::auth::verdict::Acquaintance;
+use crate::auth::{Principal, Tokens};
 use crate::client::ClientAddr;
 use crate::config::Config;
 use crate::live::{Generation, Live};
@@ -40,6 +41,8 @@ pub struct Ctx {
     pub(super) config: Arc<Config>,
     /// Its instances; a seat may lead to one that was added later.
     pub(super) fleet: Arc<Fleet>,
+    /// The tokens that are believed by it.
+    pub(super) tokens: Arc<Tokens>,
     /// Where it came in.
     pub(super) door: Door,
     /// When the head was complete.
@@ -48,6 +51,10 @@ pub struct Ctx {
     pub(super) request_id: RequestId,
     /// Who connected, or for whom a trusted proxy did.
     pub(super) client: ClientAddr,
+    /// Whether nobody can listen: TLS, or the machine's own network.
+    pub(super) private: bool,
+    /// The key that stood in the path.
+    pub(super) path_key: Option<PathKey>,
     /// The origin of the page that asks, if its browser may let it read the answer.
     pub(super) origin: Option<HeaderValue>,
     /// What is asked for, once it is known.
@@ -168,10 +175,13 @@ impl Ctx {
         Self {
             config: Arc::clone(&generation.config),
             fleet: Arc::clone(&generation.fleet),
+            tokens: Arc::clone(&generation.tokens),
             door,
             start: Instant::now(),
             request_id: RequestId::NONE,
             client: ClientAddr::of(SocketAddr::from(([0, 0, 0, 0], 0))),
+            private: false,
+            path_key: None,
             origin: None,
             route: None,
             upstream_path: Cow::Borrowed(""),
@@ -214,6 +224,7 @@ impl Ctx {
         let given = &session.req_header().headers;
         self.request_id = RequestId::of(given.get(headers::X_REQUEST_ID));
         if let Some(peer) = session.client_addr().and_then(|address| address.as_inet()) {
+            self.private = ClientAddr::of(*peer).ip().is_loopback();
             let trusted = &self.config.auth.trusted_proxies;
             self.client = match trusted.is_empty() {
                 true => ClientAddr::of(*peer),
@@ -223,6 +234,7 @@ impl Ctx {
                 }
             };
         }
+        self.private |= session.digest().is_some_and(|digest| digest.ssl_digest.is_some());
         self.origin = cors::allowed(given, &self.config.cors_origins);
         if let Some(Companions { watchdog, last }) = Companions::of(session) {
             self.watchdog = Some(watchdog);

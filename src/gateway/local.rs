@@ -79,7 +79,12 @@ fn compose(gateway: &Gateway, ctx: &Ctx, action: Action) -> Result<Answer, Refus
         Action::CountTokens => {
             json(serde_json::json!({ "input_tokens": ctx.estimate }).to_string().into_bytes())
         }
-        Action::Admin | Action::Show | Action::Infer(_) | Action::Manage(_) => {
+        Action::Account
+        | Action::Admin
+        | Action::Login
+        | Action::Show
+        | Action::Infer(_)
+        | Action::Manage(_) => {
             Err(Refusal::internal("another's route reached the local answers".to_owned()))
         }
     }

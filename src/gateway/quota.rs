@@ -5,7 +5,7 @@
 //! are settled by what the instance says, or by what was seen to pass where it cannot say it.
 
 use std::fmt::Write as _;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::{HeaderName, HeaderValue};
 use pingora::Result;
@@ -23,6 +23,15 @@ use crate::telemetry::security_log::SecurityEvent;
 
 /// A wait that is longer is not worth waiting for: SDKs are told to give up.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Counts an attempt to log in before anything of it is read, right or wrong.
+pub(super) fn count_login(gateway: &Gateway, ctx: &Ctx) -> Result<(), Refusal> {
+    let limit = ctx.config.auth.login_attempts;
+    gateway.logins.attempt(ctx.client.bucket(), limit, Instant::now()).map_err(|wait| {
+        admit::log_event(ctx, "login_limited", &format!("more than {limit}"));
+        Refusal::too_many_logins(limit, wait)
+    })
+}
 
 /// What a request holds of its sender's limits.
 #[derive(Default)]

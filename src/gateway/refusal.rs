@@ -17,7 +17,7 @@ use super::ctx::Ctx;
 use super::quota;
 use super::request_id::RequestId;
 use crate::admin::Fault;
-use crate::auth::AuthError;
+use crate::auth::{AuthError, TokenFault};
 use crate::config::Rate;
 use crate::limit::What;
 use crate::payload::BadPayload;
@@ -108,6 +108,14 @@ impl Refusal {
     pub(super) fn too_many(reason: &'static str, detail: &'static str, retry_after: u64) -> Self {
         let mut no = Self::new(429, reason, detail);
         no.extra.retry_after = Some(retry_after.clamp(1, 60));
+        no
+    }
+
+    /// Too many attempts to log in; `retry_after` is how long to wait.
+    pub(super) fn too_many_logins(limit: Rate, retry_after: Duration) -> Self {
+        let detail = format!("Too many login attempts. Limit: {limit}");
+        let mut no = Self::new(429, "login_limit", detail);
+        no.extra.retry_after = Some(retry_after.as_secs().saturating_add(1).clamp(1, 86_400));
         no
     }
 
@@ -299,6 +307,13 @@ impl From<AuthError> for Refusal {
         let mut no = match &error {
             AuthError::Missing => Self::new(401, "missing_credential", "Not authenticated"),
             AuthError::InvalidKey { .. } => Self::new(401, "invalid_key", "Invalid API key"),
+            AuthError::InvalidSignature { .. } => {
+                Self::new(401, "invalid_signature", "Invalid signature")
+            }
+            AuthError::InvalidToken { reason: TokenFault::Expired, .. } => {
+                Self::new(401, "token_expired", "Token expired")
+            }
+            AuthError::InvalidToken { .. } => Self::new(401, "invalid_token", "Invalid token"),
             AuthError::Malformed(what) => Self::new(400, "malformed_credential", *what),
             AuthError::Unavailable(_) => {
                 Self::unavailable("identity_unavailable", "Identity cannot be checked now", 2)
@@ -312,11 +327,13 @@ impl From<AuthError> for Refusal {
 
 impl From<Fault> for Refusal {
     fn from(fault: Fault) -> Self {
-        let no = match fault.status.as_u16() {
-            503 => Self::unavailable(fault.reason, fault.detail, 2),
-            status => Self::new(status, fault.reason, fault.detail),
-        };
-        Self { cause: fault.cause, problems: fault.problems, ..no }
+        let mut no = Self::new(fault.status.as_u16(), fault.reason, fault.detail);
+        no.cause = fault.cause;
+        no.problems = fault.problems;
+        let soon = (no.status == 503).then_some(2);
+        no.extra.retry_after = fault.retry_after.or(soon).map(|wait| wait.clamp(1, 3600));
+        no.extra.challenge = no.status == 401;
+        no
     }
 }
 

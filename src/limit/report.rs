@@ -1,13 +1,14 @@
 //! How a caller stands, for the caller: what `GET /auth/me` tells of limits and usage.
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::{Bounds, Limits, What};
 use crate::auth::Principal;
 use crate::config::Config;
 
 /// What a caller may have. Of several limits of one kind it is the one that has least left.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Allowed {
     /// Requests for inference, as a rate; null is without limit.
     pub requests: Option<String>,
@@ -20,7 +21,7 @@ pub struct Allowed {
 }
 
 /// What a caller has had of it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Used {
     /// Requests for inference.
     pub requests: Option<Share>,
@@ -31,7 +32,7 @@ pub struct Used {
 }
 
 /// How much of one limit is used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Share {
     /// Used, within the window that ends now.
     pub used: u64,

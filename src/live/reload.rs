@@ -7,6 +7,8 @@ use reqwest::Client;
 use tokio::sync::{Mutex, watch};
 
 use super::{Generation, Live};
+use crate::auth::Tokens;
+use crate::auth::tokens::CannotLoad;
 use crate::config::{Config, Problems};
 use crate::scheduler::{Facts, Scheduler};
 use crate::telemetry::Logging;
@@ -33,6 +35,14 @@ pub struct Reloader {
     started_with: Arc<Config>,
     /// One at a time, in the order of asking.
     turn: Mutex<()>,
+}
+
+/// What a file says, ready to be put in force.
+struct Read {
+    config: Config,
+    fleet: Arc<Fleet>,
+    tokens: Arc<Tokens>,
+    switch_certificates: Switch,
 }
 
 /// What a [`Reloader`] works on.
@@ -71,6 +81,9 @@ pub enum Rejected {
     /// A listener's certificate cannot serve.
     #[error("{0}")]
     Certificate(String),
+    /// Nothing could make tokens, or believe them.
+    #[error(transparent)]
+    Tokens(#[from] CannotLoad),
     /// The file has mistakes.
     #[error(transparent)]
     File(#[from] Problems),
@@ -130,7 +143,7 @@ impl Reloader {
 
     async fn apply(&self) -> Result<Applied, Rejected> {
         let Parts { live, scheduler, logging, .. } = &self.parts;
-        let (config, fleet, switch_certificates) = self.read().await?;
+        let Read { config, fleet, tokens, switch_certificates } = self.read().await?;
         let before = Arc::clone(&live.load().fleet);
         let is_new = |it: &&Arc<Instance>| before.configured(it.id).is_none();
         let new = fleet.instances().iter().filter(is_new);
@@ -139,7 +152,8 @@ impl Reloader {
         let need_restart = self.started_with.needing_restart(&config);
         let warnings = config.warnings.clone();
         // requests must find an instance before the scheduler seats anybody there
-        let generation = Generation { config: Arc::new(config), fleet: Arc::clone(&fleet) };
+        tokens.keep_fresh();
+        let generation = Generation { config: Arc::new(config), fleet: Arc::clone(&fleet), tokens };
         live.put(generation);
         switch_certificates();
         let mut posts = fleet.posts();
@@ -161,17 +175,20 @@ impl Reloader {
         Ok(Applied { warnings, need_restart })
     }
 
-    /// Reads the file and finds its instances, off the threads that serve.
-    async fn read(&self) -> Result<(Config, Arc<Fleet>, Switch), Rejected> {
+    /// Reads the file, its secrets, and finds its instances, off the threads that serve.
+    async fn read(&self) -> Result<Read, Rejected> {
         let file = self.parts.file.clone();
-        let before = Arc::clone(&self.parts.live.load().fleet);
+        let before = Arc::clone(&self.parts.live.load());
         let scheduler = Arc::clone(&self.parts.scheduler);
         let certificates = Arc::clone(&self.parts.certificates);
         let reading = tokio::task::spawn_blocking(move || {
             let config = Config::load(&file, &|name| std::env::var(name).ok())?;
-            let switch = certificates.prepare(&config).map_err(Rejected::Certificate)?;
-            let fleet = before.successor(&config, |id| scheduler.knows(id))?;
-            Ok((config, Arc::new(fleet), switch))
+            let tokens = Tokens::load(&config.auth, Some(&before.tokens))?;
+            let switch_certificates =
+                certificates.prepare(&config).map_err(Rejected::Certificate)?;
+            let fleet = before.fleet.successor(&config, |id| scheduler.knows(id))?;
+            let (fleet, tokens) = (Arc::new(fleet), Arc::new(tokens));
+            Ok(Read { config, fleet, tokens, switch_certificates })
         });
         reading.await.unwrap_or(Err(Rejected::Stopping))
     }

@@ -37,11 +37,15 @@ pub(super) static TABLE: &[Route] = &[
     route("GET",       "/v1/models/{id}",          READ, OpenAi,    Model),
     route("POST",      "/v1/messages/count_tokens", READ, Anthropic, CountTokens),
 
-    route("GET",       "/auth/usage",              READ, Plain,     Admin),
+    route("GET",       "/auth/usage",              READ, Plain,     Account),
 
     route("GET, HEAD", "/",       Open, Plain, Banner),
     route("GET",       "/health", Open, Plain, Health),
     route("GET",       "/ready",  Open, Plain, Ready),
+
+    route("POST", "/auth/login",  Open, Plain, Login),
+    route("POST", "/auth/logout", READ, Plain, Account),
+    route("GET",  "/auth/me",     READ, Plain, Account),
 
     route("GET, POST",          "/admin/keys",                    ADMIN, Plain, Admin),
     route("GET, PATCH, DELETE", "/admin/keys/{id}",               ADMIN, Plain, Admin),

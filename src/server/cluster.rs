@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use tokio::sync::watch;
 
-use crate::config::{Config, Secret};
+use crate::config::{Config, JwtSecret, Secret};
 use crate::limit::{InProcess, QuotaStore};
 use crate::store::{Redis, SharedQuotas};
 
@@ -38,12 +38,14 @@ pub(super) fn quotas(
 
 /// What tokens are signed with: the same on every gateway of a cluster.
 fn jwt_secret(config: &Config) -> anyhow::Result<Secret> {
-    if let Some(secret) = std::env::var("JWT_SECRET").ok().filter(|secret| !secret.is_empty()) {
-        return Ok(Secret::new(secret));
-    }
-    let path = config.state_dir.join("jwt_secret");
-    let text = std::fs::read_to_string(&path).with_context(|| {
-        format!("redis: what it holds is sealed with the JWT secret, and {} cannot be read: run `usher init`, or name redis_secret_file", path.display())
+    let path = match &config.auth.jwt.secret {
+        JwtSecret::Environment(secret) => return Ok(secret.clone()),
+        JwtSecret::File(file) => &file.path,
+        JwtSecret::Made(path) => path,
+    };
+    let text = std::fs::read_to_string(path).with_context(|| {
+        let path = path.display();
+        format!("redis: what it holds is sealed with the JWT secret, and {path} cannot be read")
     })?;
-    Ok(Secret::new(text.trim_end().to_owned()))
+    Ok(Secret::new(text.trim_end_matches(['\r', '\n']).to_owned()))
 }

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::StoreError;
+use crate::config::Secret;
 
 const LONGEST_EMAIL: usize = 254;
 
@@ -42,6 +43,8 @@ pub struct NewUser {
     pub email: Option<String>,
     /// Whether every credential of the user is refused from the beginning.
     pub disabled: bool,
+    /// Hash of the password, if there is one.
+    pub password_hash: Option<Secret>,
 }
 
 /// What changes about an account; the default is nothing.
@@ -53,6 +56,8 @@ pub struct UserPatch {
     pub email: Option<Option<String>>,
     /// Whether every credential of the user is refused.
     pub disabled: Option<bool>,
+    /// Hash of another password.
+    pub password_hash: Option<Secret>,
 }
 
 /// A public key that a user's requests may be signed with.

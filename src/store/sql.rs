@@ -9,6 +9,7 @@ mod fault;
 mod identity;
 mod keys;
 mod migrate;
+mod passwords;
 mod rotation;
 mod ssh_keys;
 mod usage;
@@ -25,6 +26,15 @@ use crate::config::Database;
 use crate::store::{Actor, StoreError};
 use dialect::Server;
 use fault::Faults;
+
+/// The columns of a [`User`](crate::auth::User) in table `u`.
+macro_rules! user_columns {
+    () => {
+        "u.id AS user_id, u.username, u.email, u.issuer, u.subject, u.tier AS user_tier,
+         u.tier_given, u.disabled, u.token_version"
+    };
+}
+use user_columns;
 
 /// How long anybody waits for the database before it counts as unreachable.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -355,7 +355,8 @@ fn wrong_usage_is_exit_code_2() {
         "keys show first",
         "keys rotate 1 --grace week",
         "users create",
-        "users set-password bob",
+        "users set-password bob hunter2",
+        "token --user bob --ttl 500ms",
     ] {
         let output = machine.usher(arguments);
         assert_eq!(output.status.code(), Some(2), "usher {arguments}: {output:?}");

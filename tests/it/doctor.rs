@@ -39,7 +39,7 @@ fn a_healthy_gateway_passes_every_step() {
         .upstream_with("vllm", &other.url(), "kind: openai")
         .start();
     let (report, text, code) = doctor(&gateway, gateway.key("admin"));
-    assert_eq!(outcomes(&report), [true; 5], "{text}");
+    assert_eq!(outcomes(&report), [true; 9], "{text}");
     assert_eq!(code, Some(0), "{text}");
     assert_eq!(report["database"], "sqlite");
     assert_eq!(report["database_error"], Value::Null);
@@ -55,16 +55,40 @@ fn a_healthy_gateway_passes_every_step() {
 }
 
 #[test]
-fn a_bad_key_fails_the_last_step_and_the_doctor() {
+fn a_bad_key_fails_what_needs_a_good_one_and_the_doctor() {
     let sim = sim().args(&FAST).start();
     let gateway = gateway().upstream("gpu0", &sim.url()).start();
     let (report, text, code) = doctor(&gateway, "usk_wrong");
-    assert_eq!(outcomes(&report), [true, true, true, true, false], "{text}");
+    let (good, bad) = (true, false);
+    let expected = [good, good, good, good, bad, good, good, bad, bad];
+    assert_eq!(outcomes(&report), expected, "{text}");
     assert!(text.contains("FAIL  a good key streams from a model"), "{text}");
     assert_eq!(code, Some(1));
     let (report, _, code) = doctor(&gateway, "");
     assert!(report["walk"][4]["outcome"].to_string().contains("USHER_KEY"), "{report}");
     assert_eq!(code, Some(1));
+}
+
+#[test]
+fn a_walk_logs_in_where_it_is_told_who_it_is() {
+    let sim = sim().args(&FAST).start();
+    let gateway = gateway().upstream("gpu0", &sim.url()).user("ann", "free").start();
+    gateway.home().set_password("ann", "correct horse battery staple");
+    let walk = |password: &str| {
+        let mut command = gateway.home().command(&["doctor", "--url", &gateway.url(), "--json"]);
+        command.env("USHER_KEY", gateway.key("ann")).env("USHER_USER", "ann");
+        let output = command.env("USHER_PASSWORD", password).output().expect("the binary runs");
+        let report: Value = serde_json::from_slice(&output.stdout).expect("it prints JSON");
+        assert!(!String::from_utf8_lossy(&output.stdout).contains("battery"), "{report}");
+        report
+    };
+    let report = walk("correct horse battery staple");
+    assert_eq!(outcomes(&report), [true; 9], "{report}");
+    assert_eq!(report["walk"][6]["outcome"], "200");
+    assert_eq!(report["walk"][7]["outcome"], "200: ann");
+    assert_eq!(report["walk"][8]["outcome"], "403 for tier free");
+    let report = walk("wrong horse battery staple");
+    assert_eq!(outcomes(&report)[6..], [false, false, true], "{report}");
 }
 
 #[test]

@@ -10,6 +10,7 @@
     reason = "nothing depends on this crate, and a test fails by panicking"
 )]
 
+mod accounts;
 mod admin;
 mod balance;
 mod bodies;
@@ -23,6 +24,7 @@ mod ending;
 mod failures;
 mod house;
 mod install;
+mod issuers;
 mod limits;
 mod logs;
 mod metrics;
@@ -30,6 +32,7 @@ mod patience;
 mod record;
 mod reload;
 mod sdk;
+mod signatures;
 mod sim;
 mod store;
 mod streams;

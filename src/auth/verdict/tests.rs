@@ -1,3 +1,4 @@
+mod bearers;
 mod connection;
 mod peers;
 mod trouble;
@@ -10,9 +11,10 @@ use futures_util::future::join_all;
 use tokio::sync::watch;
 
 use super::*;
-use crate::auth::{Key, User, api_key};
+use crate::auth::tests::{believed, user};
+use crate::auth::{Key, api_key};
 
-const KEY_HEADER: HeaderName = HeaderName::from_static("x-api-key");
+const KEY_HEADER: http::HeaderName = http::HeaderName::from_static("x-api-key");
 const NEVER: Duration = Duration::from_secs(3600);
 
 /// A store that does as it is told.
@@ -49,17 +51,6 @@ impl Store {
     }
 
     fn add(&self, key: &str) {
-        let user = User {
-            id: 1,
-            username: "me".into(),
-            email: None,
-            issuer: None,
-            subject: None,
-            tier: "free".into(),
-            tier_given: false,
-            disabled: false,
-            token_version: 0,
-        };
         let key_row = Key {
             id: 7,
             public_id: None,
@@ -72,7 +63,7 @@ impl Store {
             expires_at: None,
             revoked_at: None,
         };
-        let identity = Identity { user, key: Some(key_row) };
+        let identity = Identity { user: user("free"), key: Some(key_row) };
         self.identities.lock().insert(holder(key), identity);
     }
 
@@ -169,7 +160,19 @@ async fn present_at(
     now: Timestamp,
 ) -> Result<Principal, AuthError> {
     let headers = HeaderMap::from_iter([(KEY_HEADER, key.parse().unwrap())]);
-    authenticator.authenticate(&headers, &KEY_HEADER, now, None).await
+    ask(authenticator, &headers, &believed(""), now).await
+}
+
+/// Asks with these headers, under this configuration.
+async fn ask(
+    authenticator: &Authenticator,
+    headers: &HeaderMap,
+    (config, tokens): &(Auth, Tokens),
+    now: Timestamp,
+) -> Result<Principal, AuthError> {
+    let signed = Signed { method: "GET", path: "/api/tags", query: "ts=1700000000", private: true };
+    let asking = Asking { headers, path_key: None, signed, config, tokens, now, last: None };
+    authenticator.authenticate(asking).await
 }
 
 /// Presents a key in a task of its own, as another client would.
@@ -256,7 +259,7 @@ async fn what_is_no_key_never_reaches_the_store() {
     for not_a_key in ["short", "usk_0123456789", &format!("{key}x"), &format!("{key},{key}")] {
         assert_eq!(fault(present(&authenticator, not_a_key).await), KeyFault::Malformed);
     }
-    let none = authenticator.authenticate(&HeaderMap::new(), &KEY_HEADER, at(0), None).await;
+    let none = ask(&authenticator, &HeaderMap::new(), &believed(""), at(0)).await;
     assert!(matches!(none, Err(AuthError::Missing)));
     assert_eq!(store.asked(), 0);
 }
@@ -296,7 +299,7 @@ async fn unknown_keys_do_not_push_known_ones_out() {
 async fn the_first_credential_that_resolves_wins() {
     let (good, store, authenticator) = usual();
     let (bad, worse) = (fresh(), "malformed");
-    let ask = |key: &str, bearer: &str| {
+    let present = |key: &str, bearer: &str| {
         let lines = [
             (KEY_HEADER, key.parse().unwrap()),
             (http::header::AUTHORIZATION, format!("Bearer {bearer}").parse().unwrap()),
@@ -304,18 +307,18 @@ async fn the_first_credential_that_resolves_wins() {
         let authenticator = Arc::clone(&authenticator);
         async move {
             let headers = HeaderMap::from_iter(lines);
-            authenticator.authenticate(&headers, &KEY_HEADER, at(1000), None).await
+            ask(&authenticator, &headers, &believed(""), at(1000)).await
         }
     };
-    assert!(ask(&good, &bad).await.is_ok());
-    assert!(ask(&bad, &good).await.is_ok());
-    assert_eq!(fault(ask(&bad, worse).await), KeyFault::Unknown);
-    assert_eq!(fault(ask(worse, &bad).await), KeyFault::Malformed);
+    assert!(present(&good, &bad).await.is_ok());
+    assert!(present(&bad, &good).await.is_ok());
+    assert_eq!(fault(present(&bad, worse).await), KeyFault::Unknown);
+    assert_eq!(fault(present(worse, &bad).await), KeyFault::Malformed);
     store.turn(Mood::Fails);
     let stranger = fresh();
-    assert!(ask(&stranger, &good).await.is_ok(), "the other one is known");
-    assert!(is_unavailable(&ask(worse, &stranger).await), "it could be good");
-    assert!(is_unavailable(&ask(&stranger, worse).await), "it could be good");
+    assert!(present(&stranger, &good).await.is_ok(), "the other one is known");
+    assert!(is_unavailable(&present(worse, &stranger).await), "it could be good");
+    assert!(is_unavailable(&present(&stranger, worse).await), "it could be good");
 }
 
 #[tokio::test]

@@ -1,14 +1,17 @@
-//! The smallest complete walk: nobody, a stranger, a guest.
+//! The smallest complete walk: nobody, a stranger, a guest, and what a guest may do.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use jiff::Timestamp;
 use reqwest::{Client, RequestBuilder};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use crate::auth::Tokens;
 use crate::cli::remote;
-use crate::config::Config;
+use crate::config::{Config, RouteClass};
+use crate::store::Store;
 
 /// A model may have to be loaded first.
 const LOADING: Duration = Duration::from_secs(180);
@@ -38,12 +41,17 @@ impl Step {
 pub(super) async fn walk(client: &Client, url: &str, config: &Config) -> Vec<Step> {
     let header = &config.auth.api_key_header;
     let list = || client.get(format!("{url}/v1/models"));
+    let person = person(client, url, config).await;
     vec![
         Step::new("the gateway is up", expect(client.get(format!("{url}/health")), 200).await),
         Step::new("it can serve", expect(client.get(format!("{url}/ready")), 200).await),
         Step::new("no key is refused", expect(list(), 401).await),
         Step::new("a bad key is refused", expect(list().header(header, STRANGER), 401).await),
         Step::new("a good key streams from a model", stream(client, url).await),
+        Step::new("a wrong password is refused", wrong_password(client, url).await),
+        Step::new("a login gives a token", person.login),
+        Step::new("a token is its user's", person.token),
+        Step::new("a role is held to its routes", role(client, url, config).await),
     ]
 }
 
@@ -56,6 +64,91 @@ async fn expect(request: RequestBuilder, wanted: u16) -> anyhow::Result<String> 
     let body = response.bytes().await.unwrap_or_default();
     let body: Value = serde_json::from_slice(&body).unwrap_or_default();
     bail!("{status} instead of {wanted}: {}", remote::reason(&body))
+}
+
+/// Nobody's name, so nobody is locked out; it may have been asked for too often lately.
+async fn wrong_password(client: &Client, url: &str) -> anyhow::Result<String> {
+    let form = json!({ "username": "usher-doctor", "password": "usher-doctor-is-nobody" });
+    let response = remote::send(login_request(client, url, &form)).await?;
+    match response.status().as_u16() {
+        401 => Ok("401".to_owned()),
+        429 => Ok("429: the logins of this address are used up for now".to_owned()),
+        other => bail!("{other} instead of 401"),
+    }
+}
+
+fn login_request(client: &Client, url: &str, form: &Value) -> RequestBuilder {
+    let request = client.post(format!("{url}/auth/login")).timeout(remote::PATIENCE);
+    request.header("content-type", "application/json").body(form.to_string())
+}
+
+/// How a person gets in: with the name and the password in the environment, else with a token
+/// made here for whoever the key belongs to.
+struct Person {
+    login: anyhow::Result<String>,
+    token: anyhow::Result<String>,
+}
+
+async fn person(client: &Client, url: &str, config: &Config) -> Person {
+    let from_env = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let (made, login) = match from_env("USHER_USER").zip(from_env("USHER_PASSWORD")) {
+        Some((name, password)) => match log_in(client, url, &name, &password).await {
+            Ok(token) => (Ok((name, token)), Ok("200".to_owned())),
+            Err(error) => (Err(anyhow::anyhow!("there is none: the login failed")), Err(error)),
+        },
+        None => {
+            let not_tried = "not tried: USHER_USER and USHER_PASSWORD are not set".to_owned();
+            (mint(client, url, config).await, Ok(not_tried))
+        }
+    };
+    let token = match made {
+        Ok((name, token)) => try_token(client, url, &name, &token).await,
+        Err(error) => Err(error),
+    };
+    Person { login, token }
+}
+
+async fn log_in(client: &Client, url: &str, name: &str, password: &str) -> anyhow::Result<String> {
+    let form = json!({ "username": name, "password": password });
+    let answer = remote::ask(login_request(client, url, &form)).await?;
+    Ok(remote::text(&answer, "access_token").context("the answer has no token")?.to_owned())
+}
+
+/// A token for the owner of the key, by this machine's own secret and database.
+async fn mint(client: &Client, url: &str, config: &Config) -> anyhow::Result<(String, String)> {
+    let me = me(client, url, &remote::key()?).await?;
+    let name = remote::text(&me, "username").context("the key has no user")?.to_owned();
+    let tokens = Tokens::load(&config.auth, None)?;
+    let store = Store::open(&config.database).await?;
+    let found = store.login(&name).await;
+    store.close().await;
+    let (user, _) = found?.with_context(|| format!("there is no user '{name}' here"))?;
+    let token = tokens.local().mint(&user, 60, Timestamp::now())?;
+    Ok((name, token.expose().to_owned()))
+}
+
+async fn try_token(client: &Client, url: &str, name: &str, token: &str) -> anyhow::Result<String> {
+    let hint = "is this the gateway's own configuration? Else set USHER_USER and USHER_PASSWORD";
+    let me = me(client, url, token).await.context(hint)?;
+    match (remote::text(&me, "username"), remote::text(&me, "method")) {
+        (Some(found), Some("jwt")) if found == name => Ok(format!("200: {name}")),
+        _ => bail!("it is not a token of '{name}'"),
+    }
+}
+
+async fn me(client: &Client, url: &str, credential: &str) -> anyhow::Result<Value> {
+    remote::ask(client.get(format!("{url}/auth/me")).bearer_auth(credential)).await
+}
+
+/// An admin may look at the instances, anybody else may not.
+async fn role(client: &Client, url: &str, config: &Config) -> anyhow::Result<String> {
+    let key = remote::key()?;
+    let me = me(client, url, &key).await?;
+    let tier = remote::text(&me, "tier").context("the key has no tier")?.to_owned();
+    let allowed = config.tiers.get(&tier).is_some_and(|it| it.allow.contains(&RouteClass::Admin));
+    let wanted = if allowed { 200 } else { 403 };
+    let asked = client.get(format!("{url}/admin/upstreams")).bearer_auth(&key);
+    Ok(format!("{} for tier {tier}", expect(asked, wanted).await?))
 }
 
 async fn stream(client: &Client, url: &str) -> anyhow::Result<String> {

@@ -14,31 +14,16 @@ pub(super) struct Later {
     pub path: &'static str,
     /// What is not built yet.
     feature: &'static str,
-    /// What may be said all the same, because it is so today.
-    today: Today,
-}
-
-/// What may be said about a feature that is not built.
-enum Today {
-    /// Everything but this value.
-    Except(&'static str),
-    /// This value alone.
-    Is(&'static str),
-    /// Nothing.
-    Silent,
+    /// The value that is not built; any other does what it says.
+    value: &'static str,
 }
 
 /// Every key that does nothing yet.
-pub(super) const LATER: &[Later] = &[
-    later("auth.api_keys.path", "keys in paths are", Today::Is("false")),
-    later("auth.jwt", "tokens are", Today::Silent),
-    later("auth.issuers", "tokens of other issuers are", Today::Is("[]")),
-    later("auth.login", "logins are", Today::Silent),
-    later("manage.default", "management of all instances at once is", Today::Except("all")),
-];
+pub(super) const LATER: &[Later] =
+    &[later("manage.default", "management of all instances at once is", "all")];
 
-const fn later(path: &'static str, feature: &'static str, today: Today) -> Later {
-    Later { path, feature, today }
+const fn later(path: &'static str, feature: &'static str, value: &'static str) -> Later {
+    Later { path, feature, value }
 }
 
 /// Notes every key of the file that would do nothing.
@@ -73,19 +58,10 @@ impl Later {
     }
 
     fn judge(&self, node: &Node, path: &str, cx: &Context<'_>) {
-        let is = |word: &str| match &node.value {
-            Value::Scalar(scalar) if word == "null" => scalar.is_null(),
-            Value::Scalar(scalar) => scalar.text == word,
-            Value::List(items) => word == "[]" && items.is_empty(),
-            Value::Map(_) => false,
-        };
-        let remedy = match self.today {
-            Today::Is(word) if is(word) => return,
-            Today::Is(word) => format!("remove it, or say `{word}`"),
-            Today::Except(word) if !is(word) => return,
-            Today::Except(_) => "name an instance, or remove it".to_owned(),
-            Today::Silent => "remove it".to_owned(),
-        };
+        if !matches!(&node.value, Value::Scalar(scalar) if scalar.text == self.value) {
+            return;
+        }
+        let remedy = "name an instance, or remove it";
         let text = format!("{} not built yet, so this would do nothing: {remedy}", self.feature);
         cx.problems.borrow_mut().push(Problem::at(node.line, path, text));
     }

@@ -57,7 +57,8 @@ pub(super) fn visible_ascii(text: &str) -> Result<(), String> {
     }
 }
 
-fn from_file(item: &Item<'_>) -> Option<Zeroizing<String>> {
+/// The text of the file that is named here.
+pub(super) fn from_file(item: &Item<'_>) -> Option<Zeroizing<String>> {
     let path = item.scalar(values::path(item.cx.base))?;
     let (text, mode) =
         read(&path).map_err(|text| item.wrong(format!("{}: {text}", path.display()))).ok()?;

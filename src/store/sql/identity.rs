@@ -7,17 +7,9 @@ use sqlx::{FromRow, Row};
 
 use super::keys::{limits, models, rate};
 use super::users::check_username;
-use super::{Change, Store, moment};
+use super::{Change, Store, moment, user_columns};
 use crate::auth::{Holder, Identity, IdentityStore, Key, KeyHash, Subject, Unavailable, User};
 use crate::store::{Actor, StoreError};
-
-/// The columns of a [`User`] in table `u`.
-macro_rules! user_columns {
-    () => {
-        "u.id AS user_id, u.username, u.email, u.issuer, u.subject, u.tier AS user_tier,
-         u.tier_given, u.disabled, u.token_version"
-    };
-}
 
 #[async_trait]
 impl IdentityStore for Store {

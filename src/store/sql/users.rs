@@ -5,6 +5,7 @@ use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, FromRow, Row};
 
 use super::{Change, Store, moment};
+use crate::config::Secret;
 use crate::store::record::check_email;
 use crate::store::{ADMIN, Actor, NewUser, StoreError, UserFilter, UserPatch, UserRecord};
 
@@ -129,14 +130,15 @@ impl Change<'_> {
         check_username(&new.username)?;
         new.email.as_deref().map_or(Ok(()), check_email)?;
         let insert = sqlx::query_scalar(
-            "INSERT INTO users (username, email, tier, disabled, created_at)
-             VALUES ($1, $2, $3, $4, $5) RETURNING id",
+            "INSERT INTO users (username, email, tier, disabled, created_at, password_hash)
+             VALUES ($1, $2, $3, $4, $5, $6) RETURNING id",
         )
         .bind(&new.username)
         .bind(&new.email)
         .bind(&new.tier)
         .bind(i64::from(new.disabled))
-        .bind(self.at.as_millisecond());
+        .bind(self.at.as_millisecond())
+        .bind(new.password_hash.as_ref().map(Secret::expose));
         let id = insert.fetch_one(&mut *self.tx).await;
         self.faults.unless_taken(id, || format!("there is a user '{}' already", new.username))
     }
@@ -169,31 +171,40 @@ impl Change<'_> {
         user.disabled = patch.disabled.unwrap_or(before.disabled);
         // of a user of another issuer it changes who decides, even where it says the same
         let given = patch.tier.is_some() && before.issuer.is_some();
-        if user == before && !given {
+        let password = patch.password_hash.as_ref().map(Secret::expose);
+        if user == before && !given && password.is_none() {
             self.abandon().await?;
             return Ok(user);
+        }
+        if let (Some(_), Some(issuer)) = (password, &before.issuer) {
+            return Err(logs_in_elsewhere(&before.username, issuer));
         }
         user.email.as_deref().map_or(Ok(()), check_email)?;
         let promoted = user.tier != before.tier;
         if promoted || user.disabled != before.disabled {
             self.spare_last_admin(&before).await?;
         }
-        let ends_tokens = promoted || (user.disabled && !before.disabled);
+        let ends_tokens = promoted || password.is_some() || (user.disabled && !before.disabled);
         let update = sqlx::query(
             "UPDATE users SET tier = $1, email = $2, disabled = $3,
                               token_version = token_version + $4,
-                              tier_given = CASE CAST($5 AS BIGINT) WHEN 1 THEN 1 ELSE tier_given END
-             WHERE id = $6",
+                              tier_given = CASE CAST($5 AS BIGINT) WHEN 1 THEN 1 ELSE tier_given END,
+                              password_hash = COALESCE(CAST($6 AS TEXT), password_hash)
+             WHERE id = $7",
         )
         .bind(&user.tier)
         .bind(&user.email)
         .bind(i64::from(user.disabled))
         .bind(i64::from(ends_tokens))
         .bind(i64::from(patch.tier.is_some()))
+        .bind(password)
         .bind(user.id);
         self.faults.of(update.execute(&mut *self.tx).await)?;
         for (action, detail) in differences(&before, &user, given) {
             self.record(action, &user.username, &detail).await?;
+        }
+        if password.is_some() {
+            self.record("user.set-password", &user.username, "").await?;
         }
         self.faults.of(self.tx.commit().await)?;
         Ok(user)
@@ -252,6 +263,11 @@ fn record(id: i64, new: &NewUser, created_at: Timestamp) -> UserRecord {
 
 fn unknown(username: &str) -> StoreError {
     StoreError::NotFound(format!("user '{}'", username.escape_debug()))
+}
+
+/// Why the password of a user of another issuer is not set here.
+pub(super) fn logs_in_elsewhere(username: &str, issuer: &str) -> StoreError {
+    StoreError::Invalid(format!("'{username}' logs in at {issuer}, where passwords are changed"))
 }
 
 fn unknown_id(id: i64) -> StoreError {

@@ -89,6 +89,9 @@ fn the_document_describes_every_route_of_administration() {
         ("/admin/users/{id}/ssh-keys", &["delete", "get", "post"]),
         ("/admin/usage", &["get"]),
         ("/auth/usage", &["get"]),
+        ("/auth/login", &["post"]),
+        ("/auth/logout", &["post"]),
+        ("/auth/me", &["get"]),
         ("/admin/upstreams", &["get"]),
         ("/admin/upstreams/{name}/drain", &["post"]),
         ("/admin/upstreams/{name}/resume", &["post"]),
@@ -126,6 +129,7 @@ fn every_route_answers_as_the_document_says() {
     office.get("/admin/usage");
     office.get("/admin/usage?by=user");
     office.get("/auth/usage");
+    office.get("/auth/me");
     office.get("/admin/audit");
     office.ask("POST", "/admin/upstreams/gpu9/drain", None, 404);
 }

@@ -138,3 +138,37 @@ fn public_keys_are_registered_listed_and_taken_back() {
     let row = |action: &str| (action.to_owned(), detail.clone());
     assert_eq!(acts, [row("user.remove-ssh-key"), row("user.add-ssh-key")]);
 }
+
+#[test]
+fn a_password_is_given_and_changed_and_ends_what_was_begun_with_the_old() {
+    let (office, _sim) = Office::open();
+    let (first, second) = ("correct horse battery", "staple after staple");
+    let body = json!({ "username": "bob", "password": first });
+    let bob = office.post("/admin/users", &body);
+    assert!(!bob.to_string().contains("password"), "{bob}");
+    let login = |password: &str| {
+        let body = json!({ "username": "bob", "password": password });
+        let answer = office.gateway.post("/auth/login", &body).send();
+        if answer.status == 200 {
+            office.document.holds("POST", "/auth/login", &answer);
+        }
+        (answer.status, answer.json()["access_token"].as_str().unwrap_or_default().to_owned())
+    };
+    let with = |token: &str| office.gateway.get("/api/tags").bearer(token).send().status;
+    let (status, token) = login(first);
+    assert_eq!((status, with(&token)), (200, 200));
+    let path = format!("/admin/users/{}", bob["id"]);
+    for bad in [json!("short"), json!("x".repeat(1025)), json!(7), json!(["a", "b"])] {
+        let detail = office.refusal("PATCH", &path, &json!({ "password": bad }), 400);
+        assert!(detail.contains("password"), "{detail}");
+    }
+    assert_eq!(with(&token), 200, "nothing of it was done");
+    office.ask("PATCH", &path, Some(&json!({ "password": second })), 200);
+    assert_eq!(with(&token), 401, "at once");
+    assert_eq!(login(first).0, 401);
+    assert_eq!(login(second).0, 200);
+    let trail = office.get("/admin/audit?action=user.set-password");
+    assert_eq!(trail["data"][0]["target"], "bob");
+    let all = office.get("/admin/audit").to_string() + &office.gateway.log().join("\n");
+    assert!(!all.contains(first) && !all.contains(second) && !all.contains("argon2"));
+}

@@ -1,7 +1,7 @@
 //! Usher as its users run it: the real binary, a configuration file, accounts made by its commands.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Output, Stdio};
@@ -188,6 +188,24 @@ impl Home {
         serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
             panic!("usher {arguments:?}: {error} in {:?}", String::from_utf8_lossy(&output.stdout))
         })
+    }
+
+    /// Gives a user a password.
+    pub fn set_password(&self, user: &str, password: &str) {
+        let output = self.feed(&["users", "set-password", user, "--password-stdin"], password);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// Runs a command that reads this from standard input.
+    pub fn feed(&self, arguments: &[&str], input: &str) -> Output {
+        let mut command = self.command(arguments);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the binary runs");
+        let mut stdin = child.stdin.take().expect("piped");
+        // a command that fails early reads nothing
+        stdin.write_all(input.as_bytes()).ok();
+        drop(stdin);
+        child.wait_with_output().expect("a child can be waited for")
     }
 
     /// A command of `usher` on this configuration, to be run in a way of its own.

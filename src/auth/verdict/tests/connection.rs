@@ -8,8 +8,12 @@ async fn present_on(
     key: &str,
     now: Timestamp,
 ) -> Result<Principal, AuthError> {
-    let headers = HeaderMap::from_iter([(KEY_HEADER, key.parse().unwrap())]);
-    authenticator.authenticate(&headers, &KEY_HEADER, now, Some(last)).await
+    let headers = &HeaderMap::from_iter([(KEY_HEADER, key.parse().unwrap())]);
+    let (config, tokens) = &believed("");
+    let signed = Signed { method: "GET", path: "/api/tags", query: "", private: true };
+    let last = Some(last);
+    let asking = Asking { headers, path_key: None, signed, config, tokens, now, last };
+    authenticator.authenticate(asking).await
 }
 
 #[tokio::test]

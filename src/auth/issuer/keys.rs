@@ -1,0 +1,272 @@
+//! An issuer's published keys, and where they come from.
+//!
+//! They are asked for from time to time, and when a token names a key that is not among them; the
+//! latter at most twice a minute, whoever asks, and once for all who ask at the same time. While
+//! the issuer is away its keys go on to be believed. Nobody follows it elsewhere, and nothing large
+//! is read.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use reqwest::Client;
+use reqwest::redirect::Policy;
+use tokio::sync::Mutex;
+use tokio::time::{Instant, sleep};
+
+use super::jwks::{self, PublicKey};
+use crate::auth::Unavailable;
+use crate::auth::jwt::{Token, TokenFault};
+use crate::auth::tokens::Doubt;
+
+/// Between two looks at an issuer that answers.
+const INTERVAL: Duration = Duration::from_secs(600);
+/// Between two looks at one that does not, and at a file.
+const SOON: Duration = Duration::from_secs(15);
+/// Between two looks because of a key that is not known.
+const FORCED: Duration = Duration::from_secs(30);
+/// Longest time that an issuer may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Longest time that a request waits for an issuer.
+const WAIT: Duration = Duration::from_secs(3);
+/// Bytes of the largest set.
+const LARGEST: usize = 256 * 1024;
+
+/// The keys of one origin.
+pub(in crate::auth) struct Keys {
+    issuer: String,
+    origin: Origin,
+    held: ArcSwap<Held>,
+    last: Mutex<Last>,
+    /// Whether the last look found nothing.
+    away: AtomicBool,
+    kept_fresh: AtomicBool,
+}
+
+enum Origin {
+    Url { url: String, client: Client },
+    File(PathBuf),
+}
+
+/// What was found last.
+#[derive(Default)]
+struct Held {
+    keys: Vec<PublicKey>,
+    bytes: Vec<u8>,
+    state: u64,
+}
+
+/// The last look.
+#[derive(Default)]
+struct Last {
+    /// When it was over.
+    at: Option<Instant>,
+    /// When it was over, if it was because of an unknown key.
+    forced: Option<Instant>,
+}
+
+impl Keys {
+    /// The keys at this URL; those in `known` if they are of the same.
+    pub(super) fn at_url(issuer: &str, url: &str, known: &[Arc<Self>]) -> io::Result<Arc<Self>> {
+        let same = |keys: &&Arc<Self>| {
+            keys.issuer == issuer
+                && matches!(&keys.origin, Origin::Url { url: own, .. } if own == url)
+        };
+        if let Some(keys) = known.iter().find(same) {
+            return Ok(Arc::clone(keys));
+        }
+        let client = Client::builder()
+            .redirect(Policy::none())
+            .https_only(true)
+            .timeout(PATIENCE)
+            .build()
+            .map_err(io::Error::other)?;
+        Ok(Self::new(issuer, Origin::Url { url: url.to_owned(), client }))
+    }
+
+    /// The keys in this file; those in `known` if they are of the same.
+    pub(super) fn in_file(issuer: &str, path: &Path, known: &[Arc<Self>]) -> Arc<Self> {
+        let same = |keys: &&Arc<Self>| {
+            keys.issuer == issuer && matches!(&keys.origin, Origin::File(own) if own == path)
+        };
+        let found = known.iter().find(same).cloned();
+        found.unwrap_or_else(|| Self::new(issuer, Origin::File(path.to_owned())))
+    }
+
+    fn new(issuer: &str, origin: Origin) -> Arc<Self> {
+        Arc::new(Self {
+            issuer: issuer.to_owned(),
+            origin,
+            held: ArcSwap::default(),
+            last: Mutex::default(),
+            away: AtomicBool::new(true),
+            kept_fresh: AtomicBool::new(false),
+        })
+    }
+
+    /// A number that changes with the keys.
+    pub(super) fn state(&self) -> u64 {
+        self.held.load().state
+    }
+
+    /// Looks at the origin from time to time, for as long as somebody else holds these keys. A
+    /// second call changes nothing.
+    pub(in crate::auth) fn keep_fresh(self: &Arc<Self>) {
+        if self.kept_fresh.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let weak = Arc::downgrade(self);
+        tokio::spawn(async move {
+            while let Some(keys) = weak.upgrade() {
+                keys.look(&mut *keys.last.lock().await).await;
+                let url = matches!(keys.origin, Origin::Url { .. });
+                let answers = !keys.away.load(Ordering::Relaxed);
+                drop(keys);
+                sleep(if url && answers { INTERVAL } else { SOON }).await;
+            }
+        });
+    }
+
+    /// Whether one of the keys signed the token. If none of them can be the one that did, the
+    /// origin is asked whether there are new ones.
+    pub(super) async fn verify(self: &Arc<Self>, token: &Token<'_>) -> Result<(), Doubt> {
+        match self.try_held(token) {
+            Err(TokenFault::Key) => {}
+            judged => return Ok(judged?),
+        }
+        // a task of its own: a client that leaves does not stop what others wait for
+        let keys = Arc::clone(self);
+        let looking = tokio::spawn(async move { keys.look_again().await });
+        let _ = tokio::time::timeout(WAIT, looking).await;
+        match self.try_held(token) {
+            Err(TokenFault::Key) if self.away.load(Ordering::Acquire) => {
+                let text = format!("the keys of issuer {} cannot be had", self.issuer);
+                Err(Doubt::Unavailable(Unavailable(text)))
+            }
+            judged => Ok(judged?),
+        }
+    }
+
+    /// With the key that the token names; with all of its algorithm if it names none.
+    fn try_held(&self, token: &Token<'_>) -> Result<(), TokenFault> {
+        let held = self.held.load();
+        let named = |key: &&PublicKey| match (token.key_id(), key.name.as_deref()) {
+            (Some(wanted), Some(name)) => wanted == name,
+            (Some(_), None) | (None, _) => true,
+        };
+        let mut named = held.keys.iter().filter(named).peekable();
+        if named.peek().is_none() {
+            return Err(TokenFault::Key);
+        }
+        let mut fitting = named.filter(|key| key.algorithm == token.algorithm()).peekable();
+        if fitting.peek().is_none() {
+            return Err(TokenFault::Algorithm);
+        }
+        match fitting.any(|key| token.is_signed_by(&key.key)) {
+            true => Ok(()),
+            false => Err(TokenFault::Signature),
+        }
+    }
+
+    /// Looks at the origin because of a key that is not known, unless that was done just now.
+    async fn look_again(&self) {
+        let asked = Instant::now();
+        let mut last = self.last.lock().await;
+        let meanwhile = last.at.is_some_and(|at| at >= asked);
+        let lately = last.forced.is_some_and(|at| asked.saturating_duration_since(at) < FORCED);
+        if !meanwhile && !lately {
+            self.look(&mut last).await;
+            last.forced = last.at;
+        }
+    }
+
+    /// Looks at the origin; whoever does holds `last`.
+    async fn look(&self, last: &mut Last) {
+        let found = match self.fetch().await {
+            Ok(bytes) => self.take(bytes),
+            Err(trouble) => Err(trouble),
+        };
+        let was_away = self.away.swap(found.is_err(), Ordering::AcqRel);
+        if let Err(trouble) = found {
+            let first = last.at.is_none();
+            if first || !was_away {
+                log::warn!(
+                    "issuer {}: {trouble}; {} keys go on to be believed",
+                    self.issuer,
+                    self.held.load().keys.len()
+                );
+            }
+        }
+        last.at = Some(Instant::now());
+    }
+
+    /// Puts another set in place of the one held.
+    fn take(&self, bytes: Vec<u8>) -> Result<(), String> {
+        let held = self.held.load();
+        if held.state > 0 && held.bytes == bytes {
+            return Ok(());
+        }
+        let keys = jwks::read(&bytes).map_err(|bad| bad.to_string())?;
+        log::info!("issuer {}: {} keys", self.issuer, keys.len());
+        self.held.store(Arc::new(Held { keys, bytes, state: held.state + 1 }));
+        Ok(())
+    }
+
+    async fn fetch(&self) -> Result<Vec<u8>, String> {
+        match &self.origin {
+            Origin::File(path) => {
+                let path = path.clone();
+                let reading = tokio::task::spawn_blocking(move || read(&path));
+                reading.await.map_err(|error| error.to_string())?
+            }
+            Origin::Url { url, client } => download(client, url).await,
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, String> {
+    use std::io::Read as _;
+    let calm = |error: io::Error| format!("{} cannot be read: {error}", path.display());
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).map_err(calm)?;
+    file.take(LARGEST as u64 + 1).read_to_end(&mut bytes).map_err(calm)?;
+    if bytes.len() > LARGEST { Err(too_large()) } else { Ok(bytes) }
+}
+
+async fn download(client: &Client, url: &str) -> Result<Vec<u8>, String> {
+    let mut response = client.get(url).send().await.map_err(|error| innermost(&error))?;
+    let status = response.status().as_u16();
+    if status != 200 {
+        return Err(format!("its keys are answered with {status}"));
+    }
+    let mut bytes = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(|error| innermost(&error))? {
+        if bytes.len() + chunk.len() > LARGEST {
+            return Err(too_large());
+        }
+        bytes.extend_from_slice(&chunk);
+    }
+    Ok(bytes)
+}
+
+fn too_large() -> String {
+    format!("its keys are larger than {LARGEST} bytes")
+}
+
+/// What went wrong, without the URL, which an operator may have put a token into.
+fn innermost(error: &reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    if cause.is::<reqwest::Error>() {
+        return "its keys cannot be had".to_owned();
+    }
+    format!("its keys cannot be had: {cause}")
+}
+
+#[cfg(test)]
+mod tests;
