@@ -245,7 +245,9 @@ impl Ledger {
     }
 
     fn missed(&self, error: &str, ending_with: Option<usize>) {
-        if let Some(sums) = ending_with {
+        if ending_with == Some(0) {
+            log::warn!("when keys were last used is not written down: {error}");
+        } else if let Some(sums) = ending_with {
             log::error!("{sums} sums of usage are lost, the database did not take them: {error}");
         } else if !self.silent.swap(true, Ordering::Relaxed) {
             log::warn!("usage waits in memory until the database takes it: {error}");
