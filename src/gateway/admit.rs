@@ -245,7 +245,7 @@ fn refuse_foreign_pages(
     ctx: &Ctx,
     route: &'static route::Route,
 ) -> Result<(), Refusal> {
-    let administers = route.class == Class::Guarded(RouteClass::Admin);
+    let administers = matches!(route.class, Class::Guarded(RouteClass::Admin | RouteClass::Manage));
     if !administers || !cors::is_foreign(session.req_header(), ctx) {
         return Ok(());
     }
