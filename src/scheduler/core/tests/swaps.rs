@@ -1,6 +1,7 @@
 //! Models that come and go: loads, evictions, cards, and what hangs.
 
 use super::*;
+use crate::scheduler::station::Model;
 
 fn seconds(seconds: f64) -> Duration {
     Duration::from_secs_f64(seconds)
@@ -112,6 +113,25 @@ fn a_load_that_was_detached_is_given_up_when_nobody_waits_for_it() {
     assert_eq!(core.notices(), [Notice::Abandoned(first.id)]);
     core.load_ended(first.id, false, now);
     assert!(seated(core.arrive(wish(1, "a"), now)).cold);
+}
+
+#[test]
+fn a_refusal_shows_no_model_in_memory() {
+    let now = Instant::now();
+    let card = |name| Upstream { gpu: Some(0), ..upstream(name, 2, UpstreamKind::Ollama) };
+    let mut core = configured(&[card("u"), card("v")], &balance(8, 8));
+    (0..2).for_each(|id| core.learn(id, &up(&MODELS, &[]), now));
+    let first = seated(core.arrive(wish(1, "a"), now));
+    assert!(core.detach_load(first.id));
+    waiting(core.arrive(wish(1, "b"), now));
+    let soon = now + seconds(0.01);
+    core.refused(&first, soon);
+    assert!(core.given().is_empty(), "the card is loading still");
+    release(&mut core, &first, Outcome::Refused, soon);
+    assert!(core.given().is_empty(), "the load goes on");
+    assert_eq!(core.notices(), [Notice::Abandoned(first.id)], "until it is given up");
+    let disk = &core.stations[&first.instance].disk;
+    assert_eq!(Model::default().rates.load_seconds(None, disk), 6.0, "nothing was learnt");
 }
 
 #[test]
