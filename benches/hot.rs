@@ -321,6 +321,7 @@ fn wish(user: i64) -> Wish {
         concurrency: u32::MAX,
         prompt: Arc::default(),
         most_output: None,
+        streams: true,
         deadline: None,
         excluded: Vec::new(),
         number: None,

@@ -176,6 +176,7 @@ impl Usher {
             concurrency: u32::MAX,
             prompt: Arc::clone(&request.text),
             most_output: request.most_output,
+            streams: true,
             deadline: None,
             excluded: tried.to_vec(),
             number,

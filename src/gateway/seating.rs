@@ -11,7 +11,7 @@ use super::Gateway;
 use super::admit::Stop;
 use super::ctx::{Ctx, Target};
 use super::refusal::Refusal;
-use crate::payload::{Payload, Prompt, Runner};
+use crate::payload::{Prompt, Ready, Runner};
 use crate::policy::RoutePermit;
 use crate::route::{Inference, StreamFormat};
 use crate::scheduler::wish::END_USERS;
@@ -34,6 +34,7 @@ pub(super) struct Work {
     prompt: Arc<Prompt>,
     runner: Runner,
     most_output: Option<u64>,
+    streams: bool,
     deadline: Option<Duration>,
     end_user: Option<u64>,
     warming: Warming,
@@ -41,7 +42,8 @@ pub(super) struct Work {
 
 impl Work {
     /// What the body and the head say of it.
-    pub(super) fn of(session: &Session, inference: Inference, payload: &Payload) -> Self {
+    pub(super) fn of(session: &Session, inference: Inference, ready: &Ready) -> Self {
+        let payload = &ready.payload;
         let embeds = inference.stream == StreamFormat::Never;
         let id = |name: &str| {
             let text = session.get_header(name)?.to_str().ok()?;
@@ -54,6 +56,7 @@ impl Work {
             prompt: Arc::new(payload.prompt(id(CONVERSATION))),
             runner: payload.runner(),
             most_output: if embeds { Some(0) } else { payload.most_output() },
+            streams: ready.streams,
             deadline: deadline.filter(|deadline| !deadline.is_zero()),
             // 0 is nobody in particular
             end_user: id(END_USER).map(|id| 1 + Prompt::tie_of(id) % (END_USERS - 1)),
@@ -83,6 +86,7 @@ pub(super) async fn take_seat(
         concurrency: permit.concurrency(),
         prompt: work.prompt,
         most_output: work.most_output,
+        streams: work.streams,
         deadline: work.deadline,
         excluded: Vec::new(),
         number: None,

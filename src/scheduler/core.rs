@@ -125,7 +125,7 @@ struct Held {
     answered: bool,
     /// It was silent for too long.
     hung: bool,
-    /// Seconds after which silence is not slowness.
+    /// Seconds after which silence is not slowness; without end if the answer comes as a whole.
     budget: f64,
 }
 
@@ -251,7 +251,10 @@ impl Core {
 
     /// A seat is free again: what was charged is put right, and what there is to learn is learnt.
     pub fn release(&mut self, claim: &Claim, ending: &Ending, now: Instant) {
+        let heard = self.seats.get(&claim.id).is_some_and(|held| held.answered);
         match ending.outcome {
+            // its first word has counted already
+            _ if heard => {}
             Outcome::Answered => self.answered(claim, now),
             Outcome::Refused => self.refused(claim, now),
             Outcome::Failed | Outcome::Neutral => {}

@@ -56,6 +56,7 @@ fn wish(user: i64) -> Wish {
         concurrency: 9,
         prompt: Arc::new(Prompt::default()),
         most_output: None,
+        streams: true,
         deadline: None,
         excluded: Vec::new(),
         number: None,

@@ -23,6 +23,8 @@ pub struct Wish {
     pub prompt: Arc<Prompt>,
     /// Most tokens that the answer may have, if the request says; 0 for embeddings.
     pub most_output: Option<u64>,
+    /// Whether the answer comes piece by piece; one that does not is silent until it is complete.
+    pub streams: bool,
     /// How long the client waits for a first byte, if it says.
     pub deadline: Option<Duration>,
     /// Instances that have failed it already.

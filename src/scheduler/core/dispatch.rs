@@ -221,7 +221,8 @@ impl Core {
         let prompt = wish.prompt.tokens;
         let charged = prompt as f64 + OUTPUT_WEIGHT * output;
         self.queue.seat(wish.payer, charged, now);
-        let budget = (budget * SILENCE).max(SILENCE_AT_LEAST);
+        let patient = (budget * SILENCE).max(SILENCE_AT_LEAST);
+        let budget = if wish.streams { patient } else { f64::INFINITY };
         let model = wish.model.clone();
         let (answered, hung) = (false, false);
         let held = Held { instance, model: model.clone(), since: now, answered, hung, budget };

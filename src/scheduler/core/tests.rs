@@ -83,6 +83,7 @@ fn wish(user: i64, model: &str) -> Wish {
         concurrency: 100,
         prompt: Arc::new(Prompt::default()),
         most_output: None,
+        streams: true,
         deadline: None,
         excluded: Vec::new(),
         number: None,

@@ -220,3 +220,37 @@ fn a_model_that_hangs_is_left_alone_while_the_others_of_its_instance_go_on() {
     assert!(core.is_trusted(hung.instance));
     assert_eq!(core.models(hung.instance)[0].breaker, State::Closed);
 }
+
+#[test]
+fn who_answers_as_a_whole_may_be_silent_for_long() {
+    let start = Instant::now();
+    let mut core = core(&[2, 2], 8, 8);
+    (0..2).for_each(|id| core.learn(id, &up(&MODELS, &["a", "b"]), start));
+    let whole = seated(core.arrive(Wish { streams: false, ..wish(1, "a") }, start));
+    let later = start + seconds(400.0);
+    let fine = seated(core.arrive(wish(1, "b"), later));
+    release(&mut core, &fine, Outcome::Answered, later);
+    core.learn(whole.instance, &up(&MODELS, &["a", "b"]), later);
+    assert_eq!(core.notices(), []);
+    assert!(core.is_trusted(whole.instance));
+}
+
+#[test]
+fn an_answer_counts_once_on_the_way_back_to_full_load() {
+    let start = Instant::now();
+    let mut core = core(&[8], 8, 8);
+    core.learn(0, &up(&MODELS, &["a"]), start);
+    for _ in 0..3 {
+        let seat = seated(core.arrive(wish(1, "a"), start));
+        release(&mut core, &seat, Outcome::Failed, start);
+        core.learn(0, &up(&MODELS, &["a"]), start);
+    }
+    let later = start + seconds(60.0);
+    core.learn(0, &up(&MODELS, &["a"]), later);
+    let trial = seated(core.arrive(wish(1, "a"), later));
+    core.answered(&trial, later);
+    let most = |core: &Core| (0..100).take_while(|n| core.stations[&0].breaker.admits(*n)).count();
+    let admitted = most(&core);
+    release(&mut core, &trial, Outcome::Answered, later);
+    assert_eq!((most(&core), admitted), (2, 2));
+}
