@@ -60,7 +60,7 @@ impl Work {
             deadline: deadline.filter(|deadline| !deadline.is_zero()),
             // 0 is nobody in particular
             end_user: id(END_USER).map(|id| 1 + Prompt::tie_of(id) % (END_USERS - 1)),
-            warming: Warming::new(embeds, payload.runner_options()),
+            warming: Warming::new(embeds, payload.runner_options(), payload.keeps_all()),
         }
     }
 }

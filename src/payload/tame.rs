@@ -97,8 +97,15 @@ pub fn prepare(
         Some(body) if tamed => inspect(body)?,
         _ => ready.payload,
     };
-    if let (Context::Pin(tokens), false) = (taming.num_ctx, route.native) {
-        payload.gist.assume_context(tokens);
+    if !route.native {
+        // whatever such a request says of them, the instance does not listen
+        payload.gist.forget_runner();
+        if let Context::Pin(tokens) = taming.num_ctx {
+            payload.gist.assume_context(tokens);
+        }
+    }
+    if matches!(route.question, Question::Other) {
+        payload.gist.keeps_all = false;
     }
     Ok(Ready { payload, rewritten, asks_usage, unloads, ..ready })
 }
