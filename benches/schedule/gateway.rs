@@ -155,6 +155,7 @@ impl Usher {
             up,
             answered,
             models: Arc::new(self.models.iter().cloned().collect()),
+            remote: Arc::default(),
             sizes: sizes(&mut self.models.iter()),
             memory: sizes(&mut residents.iter()),
             residents: Arc::new(residents),

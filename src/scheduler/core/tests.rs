@@ -68,6 +68,7 @@ fn up(models: &[&str], residents: &[&str]) -> Facts {
         up: true,
         answered: true,
         models: keys(models),
+        remote: keys(&[]),
         residents: keys(residents),
         sizes: Arc::new(bytes(models)),
         memory: Arc::new(bytes(residents)),

@@ -254,3 +254,14 @@ fn an_answer_counts_once_on_the_way_back_to_full_load() {
     release(&mut core, &trial, Outcome::Answered, later);
     assert_eq!((most(&core), admitted), (2, 2));
 }
+
+#[test]
+fn a_model_that_another_server_answers_for_is_never_loaded() {
+    let now = Instant::now();
+    let mut core = core(&[2], 8, 8);
+    core.learn(0, &Facts { remote: keys(&["a"]), ..up(&MODELS, &[]) }, now);
+    let seat = seated(core.arrive(wish(1, "a"), now));
+    assert!(!seat.cold && core.stations[&0].loading.is_none());
+    assert!(seated(core.arrive(wish(1, "b"), now)).cold);
+    assert_eq!(core.models(0).iter().filter(|it| it.resident).count(), 1);
+}
