@@ -322,6 +322,7 @@ fn wish(user: i64) -> Wish {
         prompt: Arc::default(),
         most_output: None,
         streams: true,
+        unloads: false,
         deadline: None,
         excluded: Vec::new(),
         number: None,

@@ -178,6 +178,7 @@ impl Usher {
             prompt: Arc::clone(&request.text),
             most_output: request.most_output,
             streams: true,
+            unloads: false,
             deadline: None,
             excluded: tried.to_vec(),
             number,

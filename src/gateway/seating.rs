@@ -35,6 +35,7 @@ pub(super) struct Work {
     runner: Runner,
     most_output: Option<u64>,
     streams: bool,
+    unloads: bool,
     deadline: Option<Duration>,
     end_user: Option<u64>,
     warming: Warming,
@@ -55,8 +56,9 @@ impl Work {
         Self {
             prompt: Arc::new(payload.prompt(id(CONVERSATION))),
             runner: payload.runner(),
-            most_output: if embeds { Some(0) } else { payload.most_output() },
+            most_output: if embeds || ready.frees { Some(0) } else { payload.most_output() },
             streams: ready.streams,
+            unloads: ready.frees,
             deadline: deadline.filter(|deadline| !deadline.is_zero()),
             // 0 is nobody in particular
             end_user: id(END_USER).map(|id| 1 + Prompt::tie_of(id) % (END_USERS - 1)),
@@ -87,6 +89,7 @@ pub(super) async fn take_seat(
         prompt: work.prompt,
         most_output: work.most_output,
         streams: work.streams,
+        unloads: work.unloads,
         deadline: work.deadline,
         excluded: Vec::new(),
         number: None,

@@ -75,6 +75,7 @@ pub struct Claim {
     /// The instances among which this one was chosen.
     pub candidates: Vec<Candidate>,
     runner: Runner,
+    unloads: bool,
     payer: Payer,
     prompt: u64,
     charged: f64,
@@ -220,7 +221,8 @@ impl Core {
         self.praise(claim, now);
         let Some(station) = self.stations.get_mut(&claim.instance) else { return };
         let loading = station.loading.as_ref().is_some_and(|it| {
-            Some(&it.model) == claim.model.as_ref()
+            !claim.unloads
+                && Some(&it.model) == claim.model.as_ref()
                 && it.runner == claim.runner
                 && it.since <= claim.since
         });
@@ -300,7 +302,7 @@ impl Core {
             self.service = (self.service * 7 + held) / 8;
             if let Some(model) = claim.model.as_ref().and_then(|key| station.models.get_mut(key)) {
                 model.rates.learn(&ending.report, claim.cached, model.size);
-                if !claim.cold {
+                if !claim.cold && !claim.unloads {
                     model.rates.held(held);
                 }
             }

@@ -234,6 +234,12 @@ impl Station {
         resident || loading.is_some_and(|it| it.model == *key && it.runner == runner)
     }
 
+    /// Whether the model is in memory, or on its way there, with whatever options.
+    pub(super) fn holds(&self, key: &ModelKey) -> bool {
+        let resident = self.models.get(key).is_some_and(|model| model.resident.is_some());
+        resident || self.loading.as_ref().is_some_and(|it| it.model == *key)
+    }
+
     /// Seconds until the model is in memory, if somebody has it loaded now.
     pub(super) fn load_left(&self, key: &ModelKey, now: Instant) -> f64 {
         let Some(loading) = self.loading.as_ref().filter(|it| it.model == *key) else { return 0.0 };

@@ -57,6 +57,7 @@ fn wish(user: i64) -> Wish {
         prompt: Arc::new(Prompt::default()),
         most_output: None,
         streams: true,
+        unloads: false,
         deadline: None,
         excluded: Vec::new(),
         number: None,

@@ -198,7 +198,9 @@ fn a_request_for_nothing_that_ends_a_models_stay_is_seen_by_everybody() {
         ("/api/chat", r#"{"messages":null,"prompt":"x","keep_alive":"0h"}"#),
     ] {
         assert!(unloads(path, body), "{path} {body}");
-        assert!(ready(path, &BOUND, body).unloads, "{path} {body}");
+        assert!(ready(path, &Taming::NONE, body).frees, "{path} {body}");
+        let bound = ready(path, &BOUND, body);
+        assert!(bound.unloads && !bound.frees, "{path} {body}: it stays for as long as usual");
         let dropped = Taming { keep_alive: KeepAlive::Drop, ..BOUND };
         assert!(ready(path, &dropped, body).unloads, "{path} {body}");
     }

@@ -167,6 +167,7 @@ impl Core {
     fn is_wanted_at(&self, id: usize, station: &Station, key: &ModelKey) -> bool {
         self.queue.lines().any(|(class, head)| {
             class.model.as_ref() == Some(key)
+                && !class.unloads
                 && station.is_warm(key, class.runner)
                 && !class.excluded.contains(&id)
                 && self.queue.at(class, head).is_some_and(|(_, waiting)| {
@@ -201,7 +202,7 @@ impl Core {
         let mut epochs = (station.breaker.enter(), Default::default());
         let (mut cold, mut output, mut budget) = (false, 0.0, 0.0);
         if let Some(key) = &wish.model {
-            cold = !station.is_warm(key, wish.runner);
+            cold = !wish.unloads && !station.is_warm(key, wish.runner);
             if cold {
                 let (model, runner) = (key.clone(), wish.runner);
                 let loading = Loading { claim: id, model, runner, since: now, detached: false };
@@ -235,6 +236,7 @@ impl Core {
             cached,
             candidates: Vec::new(),
             runner: wish.runner,
+            unloads: wish.unloads,
             payer: wish.payer,
             prompt,
             charged,

@@ -265,3 +265,31 @@ fn a_model_that_another_server_answers_for_is_never_loaded() {
     assert!(seated(core.arrive(wish(1, "b"), now)).cold);
     assert_eq!(core.models(0).iter().filter(|it| it.resident).count(), 1);
 }
+
+#[test]
+fn who_has_a_model_unloaded_has_nothing_loaded_first() {
+    let now = Instant::now();
+    let mut core = core(&[1, 1, 1], 8, 8);
+    let unload = || Wish { unloads: true, ..wish(1, "a") };
+    let nowhere = seated(core.arrive(unload(), now));
+    assert!(!nowhere.cold && core.stations.values().all(|it| it.loading.is_none()));
+    release(&mut core, &nowhere, Outcome::Answered, now);
+    assert!(core.models(nowhere.instance).iter().all(|it| !it.resident));
+    core.learn(2, &up(&MODELS, &["a"]), now);
+    let there = seated(core.arrive(unload(), now));
+    assert_eq!(there.instance, 2, "where there is something to unload");
+    let waits = waiting(core.arrive(unload(), now));
+    release(&mut core, &there, Outcome::Answered, now);
+    assert_eq!(given_to(&mut core, waits).instance, 2);
+}
+
+#[test]
+fn an_unload_that_is_answered_ends_no_load() {
+    let now = Instant::now();
+    let mut core = core(&[2], 8, 8);
+    let load = seated(core.arrive(wish(1, "a"), now));
+    assert!(load.cold);
+    let unload = seated(core.arrive(Wish { unloads: true, ..wish(1, "a") }, now));
+    release(&mut core, &unload, Outcome::Answered, now);
+    assert!(core.stations[&0].loading.is_some());
+}
