@@ -163,7 +163,10 @@ fn a_bad_file_changes_nothing_and_is_told_with_its_lines() {
 #[test]
 fn what_needs_a_restart_is_named() {
     let sim = paced("1");
-    let gateway = gateway().upstream("gpu0", &sim.url()).config("threads: 1").start();
+    // one that does not lie in the directory that changes
+    let secret = "a secret of this test alone, long enough to be one";
+    let gateway = gateway().upstream("gpu0", &sim.url()).config("threads: 1");
+    let gateway = gateway.env("JWT_SECRET", secret).start();
     let text = edited(&gateway, "threads: 1", "threads: 3")
         .replace("127.0.0.1:0 }", "127.0.0.1:0 }\n  - { address: '[::1]:0' }")
         .replace("state_dir: state", "state_dir: elsewhere");

@@ -203,10 +203,12 @@ fn two_gateways_on_one_database_add_up() {
     let runtime = tokio::runtime::Runtime::new().expect("threads can be had");
     let url = runtime.block_on(postgres::fresh_database());
     let (sim, builder) = house();
-    let first = builder.database(&url).start();
+    let secret = "a secret of these two gateways, long enough to be one";
+    let first = builder.database(&url).env("JWT_SECRET", secret).start();
     let second = gateway()
         .upstream_with("gpu0", &sim.url(), "slots: 4")
         .database(&url)
+        .env("JWT_SECRET", secret)
         .joins(&first)
         .start();
     std::thread::scope(|scope| {

@@ -187,6 +187,9 @@ proptest! {
                         meter.settle(held, used, now);
                         uses.push((clock.latest, used));
                         excess += used.saturating_sub(held.amount());
+                    } else {
+                        // it has to hear of every moment that this test counts from
+                        meter.is_idle(now);
                     }
                 }
                 Act::Look => drop(meter.standing(rate, now)),
