@@ -321,6 +321,8 @@ fn wish(user: i64) -> Wish {
         concurrency: u32::MAX,
         prompt: Arc::default(),
         most_output: None,
+        streams: true,
+        unloads: false,
         deadline: None,
         excluded: Vec::new(),
         number: None,

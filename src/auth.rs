@@ -56,6 +56,14 @@ pub struct User {
     pub token_version: i64,
 }
 
+impl User {
+    /// Whether the user's tier is known without a token: that of a user of another issuer is what
+    /// its tokens say, until an administrator gives it one.
+    pub fn has_own_tier(&self) -> bool {
+        self.issuer.is_none() || self.tier_given
+    }
+}
+
 /// An API key, as the store knows it; never the key itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Key {
@@ -261,6 +269,7 @@ impl AuthError {
                 KeyFault::Expired => "key_expired",
                 KeyFault::Malformed => "key_malformed",
                 KeyFault::Revoked => "key_revoked",
+                KeyFault::TierUnknown => "key_tier_unknown",
                 KeyFault::Unknown => "key_unknown",
                 KeyFault::UserDisabled => "user_disabled",
             },
@@ -292,6 +301,9 @@ pub enum KeyFault {
     /// Revoked.
     #[error("key revoked")]
     Revoked,
+    /// Its user's tier is what another issuer's tokens say.
+    #[error("no administrator gave the user a tier")]
+    TierUnknown,
     /// Not in the database.
     #[error("unknown key")]
     Unknown,

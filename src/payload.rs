@@ -114,13 +114,19 @@ impl Payload {
     /// The options that a loaded model cannot change.
     #[must_use]
     pub fn runner(&self) -> Runner {
-        self.gist.runner
+        self.gist.runner()
     }
 
     /// The same as members of a JSON object, without its braces.
     #[must_use]
     pub fn runner_options(&self) -> &str {
         &self.gist.runner_options
+    }
+
+    /// Whether the context may not be shifted, which a loaded model cannot change either.
+    #[must_use]
+    pub fn keeps_all(&self) -> bool {
+        self.gist.keeps_all
     }
 
     /// Most tokens that the answer may have, if the body says.

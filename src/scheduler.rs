@@ -292,6 +292,9 @@ pub struct Facts {
     pub answered: bool,
     /// Models that it has.
     pub models: Arc<HashSet<ModelKey>>,
+    /// Those of them that another server would answer for: they are never in its memory, and need
+    /// not be.
+    pub remote: Arc<HashSet<ModelKey>>,
     /// Models in its memory.
     pub residents: Arc<HashSet<ModelKey>>,
     /// Bytes of its models on disk, as far as it tells.

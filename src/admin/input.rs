@@ -182,6 +182,15 @@ where
     Option::deserialize(deserializer).map(Some)
 }
 
+/// A field that may be left out, but not null: that would be taken for an act.
+pub(super) fn not_null<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    T::deserialize(deserializer).map(Some)
+}
+
 /// A rate that is one, as it was written.
 struct RateText(String);
 

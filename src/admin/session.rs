@@ -94,9 +94,9 @@ pub(super) async fn login(
     let password = Arc::new(password);
     let (user, outdated) = authenticate(&admin, &username, &password, &visitor).await?;
     admin.logins.ladder.lock().succeeded(&username, visitor.counts_as, Instant::now());
-    if outdated {
+    if let Some(hash) = outdated {
         let (admin, id) = (Arc::clone(&admin), user.id);
-        tokio::spawn(async move { renew(&admin, id, &password).await });
+        tokio::spawn(async move { renew(&admin, id, &hash, &password).await });
     }
     visitor.tell("login", Some(user.id), "password");
     token(&admin, &user).map(Json)
@@ -116,19 +116,22 @@ fn climb(logins: &Logins, username: &str, visitor: &Visitor) -> Result<(), Fault
     })
 }
 
-/// Finds the user whose password this is; one hash is made, whoever is asked about. Says, too,
-/// whether the password should be hashed anew.
+/// Finds the user whose password this is; one hash is made, whoever is asked about. Gives, too,
+/// the stored hash if the password should be hashed anew.
 async fn authenticate(
     admin: &Admin,
     username: &str,
     password: &Arc<Password>,
     visitor: &Visitor,
-) -> Result<(User, bool), Fault> {
+) -> Result<(User, Option<String>), Fault> {
     let found = admin.store.login(username).await?;
     let (user, stored) = found.map_or((None, None), |(user, stored)| (Some(user), stored));
+    let hash = stored.clone();
     let verdict = admin.logins.passwords.verify(password, stored).await.map_err(not_hashed)?;
     let (id, reason) = match (user, verdict) {
-        (Some(user), Verdict::Right { outdated }) if !user.disabled => return Ok((user, outdated)),
+        (Some(user), Verdict::Right { outdated }) if !user.disabled => {
+            return Ok((user, hash.filter(|_| outdated)));
+        }
         (Some(user), Verdict::Right { .. }) => (Some(user.id), "user disabled"),
         (Some(user), Verdict::Wrong) => (Some(user.id), "wrong password"),
         (None, _) => (None, "unknown user"),
@@ -152,9 +155,12 @@ fn not_hashed(trouble: NotHashed) -> Fault {
 }
 
 /// Hashes a password anew because hashes are stronger today.
-async fn renew(admin: &Admin, user: i64, password: &Arc<Password>) {
+async fn renew(admin: &Admin, user: i64, verified: &str, password: &Arc<Password>) {
     let renewed = match admin.logins.passwords.hash(password).await {
-        Ok(hash) => admin.store.renew_password_hash(user, &hash).await.map_err(|e| e.to_string()),
+        Ok(hash) => {
+            let renewed = admin.store.renew_password_hash(user, verified, &hash).await;
+            renewed.map_err(|error| error.to_string())
+        }
         Err(error) => Err(error.to_string()),
     };
     if let Err(trouble) = renewed {

@@ -44,8 +44,8 @@ pub(super) struct NewAccount {
 #[serde(deny_unknown_fields)]
 pub(super) struct AccountChange {
     /// Another password, 12 to 1024 bytes; ends the user's tokens.
-    #[serde(default)]
-    #[schema(value_type = Option<String>)]
+    #[serde(default, deserialize_with = "input::not_null")]
+    #[schema(value_type = String)]
     password: Option<Password>,
     /// What the user may do from now on; ends the user's tokens.
     #[serde(default)]

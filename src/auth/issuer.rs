@@ -126,6 +126,8 @@ impl Issuer {
                 Ok(()) => return Ok(()),
                 // a key of that name is elsewhere, if anywhere
                 Err(Doubt::Fault(TokenFault::Key)) => {}
+                // the key may be where nobody answers now: that is no reason to say 401
+                Err(_) if matches!(doubt, Doubt::Unavailable(_)) => {}
                 Err(other) => doubt = other,
             }
         }

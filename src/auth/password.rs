@@ -16,6 +16,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use tokio::sync::oneshot;
 use zeroize::Zeroizing;
@@ -70,7 +71,8 @@ impl Password {
 
 impl<'de> Deserialize<'de> for Password {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        String::deserialize(from).map(Self::new)
+        // what serde says of another type shows the value
+        String::deserialize(from).map(Self::new).map_err(|_| D::Error::custom("must be text"))
     }
 }
 

@@ -42,6 +42,9 @@ pub enum SignatureFault {
     /// Made too long ago, or too far ahead.
     #[error("signature of another time")]
     Stale,
+    /// Its user's tier is what another issuer's tokens say.
+    #[error("no administrator gave the user a tier")]
+    TierUnknown,
     /// Of a key that nobody has registered.
     #[error("unknown public key")]
     Unknown,

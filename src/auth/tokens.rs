@@ -16,7 +16,7 @@ use moka::sync::Cache;
 use ring::digest;
 
 use super::issuer::{Issuer, Keys};
-use super::jwt::local::{BadSecret, Local};
+use super::jwt::local::{BadSecret, Local, keep_apart};
 use super::jwt::{LONGEST, Token, TokenFault};
 use super::{Holder, Subject, Unavailable};
 use crate::config::Auth;
@@ -87,6 +87,7 @@ impl Tokens {
     /// [`CannotLoad`]
     pub fn load(config: &Auth, before: Option<&Self>) -> Result<Self, CannotLoad> {
         let local = Local::load(&config.jwt).map_err(CannotLoad::Secrets)?;
+        keep_apart(config).map_err(CannotLoad::Secrets)?;
         let known: Vec<Arc<Keys>> = before
             .iter()
             .flat_map(|it| it.issuers.iter().flat_map(Issuer::keys))

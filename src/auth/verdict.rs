@@ -311,12 +311,14 @@ impl Authenticator {
         let public = signature::check(text.expose(), &asking.signed, asking.now)?;
         let found = self.identity(&Holder::PublicKey(public.into())).await?;
         let identity = found.ok_or(SignatureFault::Unknown)?.what;
-        if identity.user.disabled {
-            let user_id = Some(identity.user.id);
-            return Err(AuthError::InvalidSignature {
-                reason: SignatureFault::UserDisabled,
-                user_id,
-            });
+        let user = &identity.user;
+        let fault = match () {
+            () if user.disabled => Some(SignatureFault::UserDisabled),
+            () if !user.has_own_tier() => Some(SignatureFault::TierUnknown),
+            () => None,
+        };
+        if let Some(reason) = fault {
+            return Err(AuthError::InvalidSignature { reason, user_id: Some(user.id) });
         }
         Ok(Principal { identity, method: Method::Signature, token: None })
     }
@@ -387,6 +389,9 @@ fn judge(identity: Arc<Identity>, now: Timestamp) -> Result<Arc<Identity>, KeyFa
     }
     if identity.user.disabled {
         return Err(KeyFault::UserDisabled);
+    }
+    if !identity.user.has_own_tier() {
+        return Err(KeyFault::TierUnknown);
     }
     Ok(identity)
 }

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use crate::auth::jwt::local::Local;
+use crate::auth::jwt::local::keep_apart;
 use crate::config::{Config, JwtSecret, locate};
 use crate::server::certificate;
 
@@ -54,7 +54,7 @@ fn weak_secrets(config: &Config) -> Vec<String> {
     if matches!(&config.auth.jwt.secret, JwtSecret::Made(path) if !path.exists()) {
         return Vec::new();
     }
-    let loaded = Local::load(&config.auth.jwt);
+    let loaded = keep_apart(&config.auth);
     loaded.err().unwrap_or_default().iter().map(ToString::to_string).collect()
 }
 

@@ -9,7 +9,8 @@ use serde_json::json;
 
 use super::output::Output;
 use super::with_store;
-use crate::auth::Tokens;
+use crate::auth::jwt::local::Local;
+use crate::auth::tokens::CannotLoad;
 use crate::config::Config;
 use crate::config::units::parse_duration;
 use crate::store::Actor;
@@ -30,7 +31,8 @@ pub(super) struct Wish {
 }
 
 pub(super) fn run(wish: &Wish, config: &Config, output: Output) -> anyhow::Result<()> {
-    let tokens = Tokens::load(&config.auth, None)?;
+    // no issuer is asked for anything here
+    let local = Local::load(&config.auth.jwt).map_err(CannotLoad::Secrets)?;
     let ttl = wish.ttl.unwrap_or(config.auth.jwt.ttl.as_secs());
     let user = with_store(config, async |store| {
         let Some((user, _)) = store.login(&wish.user).await? else {
@@ -47,7 +49,7 @@ pub(super) fn run(wish: &Wish, config: &Config, output: Output) -> anyhow::Resul
         let begun = Timestamp::now().subsec_nanosecond().unsigned_abs();
         std::thread::sleep(Duration::from_nanos(1_000_000_000_u64.saturating_sub(begun.into())));
     }
-    let token = tokens.local().mint(&user, ttl, Timestamp::now())?;
+    let token = local.mint(&user, ttl, Timestamp::now())?;
     let value = json!({
         "access_token": token.expose(),
         "token_type": "bearer",

@@ -144,7 +144,7 @@ fn show_issuer(it: &Issuer) -> Value {
         "issuer": issuer,
         "audience": audience,
         "secrets": secrets.iter().map(hidden).collect::<Vec<_>>(),
-        "jwks_url": jwks_url,
+        "jwks_url": jwks_url.as_deref().map(without_query),
         "jwks_file": jwks_file.as_deref().map(path),
         "role_claim": (!role_claim.is_empty()).then(|| role_claim.join(".")),
         "roles": roles.collect::<Map<_, _>>(),
@@ -275,6 +275,14 @@ fn hidden(secret: &Secret) -> String {
     secret.to_string()
 }
 
+/// A URL without what an operator may have put a token into.
+fn without_query(url: &str) -> String {
+    match url.split_once('?') {
+        Some((before, _)) => format!("{before}?[secret]"),
+        None => url.to_owned(),
+    }
+}
+
 fn time(duration: &Duration) -> String {
     show_duration(*duration)
 }
@@ -294,5 +302,17 @@ fn texts(list: &[impl Display]) -> Value {
 fn put(object: &mut Value, name: &str, value: Value) {
     if let Value::Object(fields) = object {
         fields.insert(name.to_owned(), value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_query;
+
+    #[test]
+    fn what_follows_a_question_mark_is_not_shown() {
+        let shown = without_query("https://id.example/jwks?token=abc?d");
+        assert_eq!(shown, "https://id.example/jwks?[secret]");
+        assert_eq!(without_query("https://id.example/jwks"), "https://id.example/jwks");
     }
 }

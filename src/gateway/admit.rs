@@ -89,7 +89,7 @@ pub(super) async fn admit(
         Action::Infer(inference) => {
             let ready = read_request(gateway, session, ctx, &permit, inference).await?;
             refuse_harm(ctx, &permit, &ready)?;
-            let work = seating::Work::of(session, inference, &ready.payload);
+            let work = seating::Work::of(session, inference, &ready);
             let model = ready.payload.model.unwrap_or_default();
             let wanted = Destination { model, web_search: ready.payload.web_search };
             name_model(ctx, &permit, &wanted)?;
@@ -245,7 +245,7 @@ fn refuse_foreign_pages(
     ctx: &Ctx,
     route: &'static route::Route,
 ) -> Result<(), Refusal> {
-    let administers = route.class == Class::Guarded(RouteClass::Admin);
+    let administers = matches!(route.class, Class::Guarded(RouteClass::Admin | RouteClass::Manage));
     if !administers || !cors::is_foreign(session.req_header(), ctx) {
         return Ok(());
     }

@@ -172,7 +172,9 @@ pub(super) fn answered(
     if status < 500
         && let Some(seat) = ctx.seat()
     {
-        seat.report(Outcome::Answered);
+        // a refusal may come while the model is on its way, and says nothing of it
+        let refused = status >= 400;
+        seat.report(if refused { Outcome::Refused } else { Outcome::Answered });
     }
     if let Some(watchdog) = &ctx.watchdog
         && !is_managed(ctx)

@@ -11,7 +11,7 @@ use super::Gateway;
 use super::admit::Stop;
 use super::ctx::{Ctx, Target};
 use super::refusal::Refusal;
-use crate::payload::{Payload, Prompt, Runner};
+use crate::payload::{Prompt, Ready, Runner};
 use crate::policy::RoutePermit;
 use crate::route::{Inference, StreamFormat};
 use crate::scheduler::wish::END_USERS;
@@ -34,6 +34,8 @@ pub(super) struct Work {
     prompt: Arc<Prompt>,
     runner: Runner,
     most_output: Option<u64>,
+    streams: bool,
+    unloads: bool,
     deadline: Option<Duration>,
     end_user: Option<u64>,
     warming: Warming,
@@ -41,7 +43,8 @@ pub(super) struct Work {
 
 impl Work {
     /// What the body and the head say of it.
-    pub(super) fn of(session: &Session, inference: Inference, payload: &Payload) -> Self {
+    pub(super) fn of(session: &Session, inference: Inference, ready: &Ready) -> Self {
+        let payload = &ready.payload;
         let embeds = inference.stream == StreamFormat::Never;
         let id = |name: &str| {
             let text = session.get_header(name)?.to_str().ok()?;
@@ -53,11 +56,13 @@ impl Work {
         Self {
             prompt: Arc::new(payload.prompt(id(CONVERSATION))),
             runner: payload.runner(),
-            most_output: if embeds { Some(0) } else { payload.most_output() },
+            most_output: if embeds || ready.frees { Some(0) } else { payload.most_output() },
+            streams: ready.streams,
+            unloads: ready.frees,
             deadline: deadline.filter(|deadline| !deadline.is_zero()),
             // 0 is nobody in particular
             end_user: id(END_USER).map(|id| 1 + Prompt::tie_of(id) % (END_USERS - 1)),
-            warming: Warming::new(embeds, payload.runner_options()),
+            warming: Warming::new(embeds, payload.runner_options(), payload.keeps_all()),
         }
     }
 }
@@ -83,6 +88,8 @@ pub(super) async fn take_seat(
         concurrency: permit.concurrency(),
         prompt: work.prompt,
         most_output: work.most_output,
+        streams: work.streams,
+        unloads: work.unloads,
         deadline: work.deadline,
         excluded: Vec::new(),
         number: None,

@@ -110,9 +110,11 @@ impl Prompt {
 /// What a body says about the work that it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Gist {
-    pub(super) runner: Runner,
+    runner: Runner,
     /// The options behind it, as members of a JSON object.
     pub(super) runner_options: String,
+    /// `shift` is off: of a context that is full nothing may be dropped.
+    pub(super) keeps_all: bool,
     pub(super) most_output: Option<u64>,
     tie: Option<u64>,
     /// System prompt, tools and templates, in whatever order the body has them: all of them are
@@ -132,7 +134,7 @@ impl Gist {
                 self.preface_tokens += tokens_of(field.value.len());
             }
             "options" => self.read_options(field.value),
-            "shift" if field.value == "false" => self.runner.0 ^= hash(1, b"shift"),
+            "shift" => self.keeps_all = field.value == "false",
             "max_tokens" | "max_output_tokens" | "max_completion_tokens" => {
                 self.limit(field.value);
             }
@@ -140,6 +142,17 @@ impl Gist {
             "metadata" => self.read_metadata(field.value),
             _ => {}
         }
+    }
+
+    /// The options that a loaded model cannot change.
+    pub(super) fn runner(&self) -> Runner {
+        Runner(self.runner.0 ^ if self.keeps_all { hash(1, b"shift") } else { 0 })
+    }
+
+    /// The route hears of none of the options that a loaded model cannot change.
+    pub(super) fn forget_runner(&mut self) {
+        (self.runner, self.keeps_all) = (Runner::default(), false);
+        self.runner_options.clear();
     }
 
     /// The instance has this context length for requests that cannot say one.

@@ -54,6 +54,8 @@ pub struct Ready {
     pub asks_usage: bool,
     /// Whether it would unload its model.
     pub unloads: bool,
+    /// Whether it still does, as it travels.
+    pub frees: bool,
 }
 
 impl Ready {
@@ -61,7 +63,8 @@ impl Ready {
     #[must_use]
     pub fn untouched(payload: Payload, inference: Inference) -> Self {
         let streams = payload.stream.unwrap_or_else(|| inference.stream.is_default());
-        Self { payload, rewritten: None, streams, asks_usage: false, unloads: false }
+        let (unloads, frees) = (false, false);
+        Self { payload, rewritten: None, streams, asks_usage: false, unloads, frees }
     }
 }
 
@@ -97,10 +100,18 @@ pub fn prepare(
         Some(body) if tamed => inspect(body)?,
         _ => ready.payload,
     };
-    if let (Context::Pin(tokens), false) = (taming.num_ctx, route.native) {
-        payload.gist.assume_context(tokens);
+    if !route.native {
+        // whatever such a request says of them, the instance does not listen
+        payload.gist.forget_runner();
+        if let Context::Pin(tokens) = taming.num_ctx {
+            payload.gist.assume_context(tokens);
+        }
     }
-    Ok(Ready { payload, rewritten, asks_usage, unloads, ..ready })
+    if matches!(route.question, Question::Other) {
+        payload.gist.keeps_all = false;
+    }
+    let frees = unloads && taming.keep_alive == KeepAlive::Allow;
+    Ok(Ready { payload, rewritten, asks_usage, unloads, frees, ..ready })
 }
 
 /// Without it a `/v1` stream says nothing about its tokens; what it brings, the client never sees.

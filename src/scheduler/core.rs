@@ -75,6 +75,7 @@ pub struct Claim {
     /// The instances among which this one was chosen.
     pub candidates: Vec<Candidate>,
     runner: Runner,
+    unloads: bool,
     payer: Payer,
     prompt: u64,
     charged: f64,
@@ -125,7 +126,7 @@ struct Held {
     answered: bool,
     /// It was silent for too long.
     hung: bool,
-    /// Seconds after which silence is not slowness.
+    /// Seconds after which silence is not slowness; without end if the answer comes as a whole.
     budget: f64,
 }
 
@@ -217,17 +218,11 @@ impl Core {
 
     /// The instance began to answer: it has the model in memory, and passes a trial.
     pub fn answered(&mut self, claim: &Claim, now: Instant) {
-        self.progress = Some(now);
-        if let Some(held) = self.seats.get_mut(&claim.id) {
-            held.answered = true;
-        }
+        self.praise(claim, now);
         let Some(station) = self.stations.get_mut(&claim.instance) else { return };
-        station.breaker.answered(claim.epochs.0);
-        if let Some(model) = claim.model.as_ref().and_then(|key| station.models.get_mut(key)) {
-            model.breaker.answered(claim.epochs.1);
-        }
         let loading = station.loading.as_ref().is_some_and(|it| {
-            Some(&it.model) == claim.model.as_ref()
+            !claim.unloads
+                && Some(&it.model) == claim.model.as_ref()
                 && it.runner == claim.runner
                 && it.since <= claim.since
         });
@@ -238,10 +233,33 @@ impl Core {
         self.dispatch(now);
     }
 
+    /// The instance refused the request: it passes a trial, and its model may still be on its way.
+    pub fn refused(&mut self, claim: &Claim, now: Instant) {
+        self.praise(claim, now);
+        self.dispatch(now);
+    }
+
+    fn praise(&mut self, claim: &Claim, now: Instant) {
+        self.progress = Some(now);
+        if let Some(held) = self.seats.get_mut(&claim.id) {
+            held.answered = true;
+        }
+        let Some(station) = self.stations.get_mut(&claim.instance) else { return };
+        station.breaker.answered(claim.epochs.0);
+        if let Some(model) = claim.model.as_ref().and_then(|key| station.models.get_mut(key)) {
+            model.breaker.answered(claim.epochs.1);
+        }
+    }
+
     /// A seat is free again: what was charged is put right, and what there is to learn is learnt.
     pub fn release(&mut self, claim: &Claim, ending: &Ending, now: Instant) {
-        if ending.outcome == Outcome::Answered {
-            self.answered(claim, now);
+        let heard = self.seats.get(&claim.id).is_some_and(|held| held.answered);
+        match ending.outcome {
+            // its first word has counted already
+            _ if heard => {}
+            Outcome::Answered => self.answered(claim, now),
+            Outcome::Refused => self.refused(claim, now),
+            Outcome::Failed | Outcome::Neutral => {}
         }
         self.seats.remove(&claim.id);
         let held = now.saturating_duration_since(claim.since);
@@ -284,7 +302,7 @@ impl Core {
             self.service = (self.service * 7 + held) / 8;
             if let Some(model) = claim.model.as_ref().and_then(|key| station.models.get_mut(key)) {
                 model.rates.learn(&ending.report, claim.cached, model.size);
-                if !claim.cold {
+                if !claim.cold && !claim.unloads {
                     model.rates.held(held);
                 }
             }
@@ -303,7 +321,7 @@ impl Core {
 
     fn unseat(&mut self, claim: &Claim, outcome: Outcome, now: Instant) {
         let failed = match outcome {
-            Outcome::Answered => Some(false),
+            Outcome::Answered | Outcome::Refused => Some(false),
             Outcome::Failed => Some(true),
             Outcome::Neutral => None,
         };

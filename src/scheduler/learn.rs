@@ -24,6 +24,10 @@ const TELLING_PROMPT: u64 = 64;
 /// A rate this much above what is known is a prompt that was cached, not a faster card.
 const CACHED: f64 = 4.0;
 
+/// Loads that are smaller, bytes, or shorter, seconds, were none, or say nothing of a disk.
+const TELLING_SIZE: u64 = 10_000_000;
+const TELLING_LOAD: f64 = 0.05;
+
 /// A mean in which the past fades.
 #[derive(Clone, Copy, Debug, Default)]
 struct Mean(Option<f64>);
@@ -103,8 +107,9 @@ impl Rates {
     /// Takes in how long a load took.
     pub(super) fn loaded(&mut self, took: Duration, size: Option<u64>, disk: &mut Disk) {
         self.load.learn(took.as_secs_f64());
-        if let Some(size) = size {
-            disk.bytes_per_second.learn(size as f64 / took.as_secs_f64().max(0.01));
+        let seconds = took.as_secs_f64();
+        if let Some(size) = size.filter(|size| *size >= TELLING_SIZE && seconds >= TELLING_LOAD) {
+            disk.bytes_per_second.learn(size as f64 / seconds);
         }
     }
 
@@ -180,6 +185,14 @@ mod tests {
         rates.loaded(Duration::from_secs(2), SIZE, &mut disk);
         assert_eq!(rates.load_seconds(SIZE, &disk), 2.0);
         assert_eq!(Rates::default().load_seconds(Some(4_000_000_000), &disk), 1.0);
+    }
+
+    #[test]
+    fn what_was_no_real_load_tells_nothing_of_the_disk() {
+        let (mut rates, mut disk) = (Rates::default(), Disk::default());
+        rates.loaded(Duration::from_secs(1), Some(400), &mut disk);
+        rates.loaded(Duration::from_millis(2), SIZE, &mut disk);
+        assert_eq!(Rates::default().load_seconds(SIZE, &disk), 9.0);
     }
 
     #[test]

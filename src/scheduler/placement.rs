@@ -19,6 +19,10 @@ const ALIKE_OF: f64 = 0.1;
 /// Waiting has to promise this much, seconds, or the seat at hand is taken.
 const WORTH_WAITING: f64 = 0.1;
 
+/// A request that has its model unloaded waits so long, seconds, for an instance that has it in
+/// memory before it goes where it has nothing to do.
+const NOTHING_TO_UNLOAD: f64 = 10.0;
+
 /// An instance that could serve a request, and what that would take, in seconds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Candidate {
@@ -94,6 +98,10 @@ pub(super) fn candidate(
     let (Some(key), Some(model)) = (&wish.model, station.model(wish.model.as_ref())) else {
         return Some(found);
     };
+    if wish.unloads {
+        found.load = if station.holds(key) { 0.0 } else { NOTHING_TO_UNLOAD };
+        return Some(found);
+    }
     if station.is_warm(key, wish.runner) {
         found.load = station.load_left(key, look.now);
         found.cached = model.prompts.cached(&wish.prompt).min(wish.prompt.tokens);

@@ -139,15 +139,15 @@ impl Queue {
         if !share.lines.contains(&class) {
             share.lines.push(Arc::clone(&class));
         }
+        let mut own = share.lines.iter().filter_map(|class| self.lines.get(class));
+        let waits = own.any(|line| line.has_end_user(user, end_user));
         let floor = share.end_floor;
-        let end_clock = match end_user {
-            0 if share.end_users.is_empty() => floor,
-            _ => *share
-                .end_users
-                .entry(end_user)
-                .and_modify(|c| *c = (*c).max(floor))
-                .or_insert(floor),
-        };
+        let end_clock = share.end_users.entry(end_user).or_insert(floor);
+        if !waits {
+            // who waits already keeps their clock: lines know them by it
+            *end_clock = floor.max(*end_clock);
+        }
+        let end_clock = *end_clock;
         let line = self.lines.entry(Arc::clone(&class)).or_default();
         line.push(Head { stamp: share.clock, user }, (end_clock, end_user), number, waiting);
         self.places.insert(number, Place { class, user, end_user });
@@ -334,6 +334,15 @@ impl Queue {
             && self.lines.is_empty()
             && self.backlog.is_empty()
             && self.shares.values().all(Share::is_idle)
+    }
+
+    /// Whether every line has its end users where their clocks stand.
+    #[cfg(test)]
+    pub(super) fn clocks_agree(&self) -> bool {
+        self.lines.values().flat_map(Line::end_users).all(|(user, end_user, stamp)| {
+            let share = self.shares.get(&user);
+            share.and_then(|share| share.end_users.get(&end_user)) == Some(&stamp)
+        })
     }
 
     /// What a user was served lately, in tokens by weight as of the epoch.

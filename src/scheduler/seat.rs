@@ -104,6 +104,8 @@ impl<L: Lock> Drop for Ticket<L> {
 pub enum Outcome {
     /// The instance answered.
     Answered,
+    /// The instance refused the request: it is well, and did nothing from which to learn.
+    Refused,
     /// The instance failed through its own fault.
     Failed,
     /// Nothing can be said: the client left, or the request never reached it.
@@ -144,8 +146,12 @@ impl<L: Lock> Seat<L> {
     /// Says how the request fares with the instance. An answer counts at once, for trials; a
     /// failure counts when the seat is left.
     pub fn report(&mut self, outcome: Outcome) {
-        if outcome == Outcome::Answered && self.ending.outcome != Outcome::Answered {
-            self.scheduler.change(|desk, now| desk.core.answered(&self.claim, now));
+        if self.ending.outcome != outcome {
+            self.scheduler.change(|desk, now| match outcome {
+                Outcome::Answered => desk.core.answered(&self.claim, now),
+                Outcome::Refused => desk.core.refused(&self.claim, now),
+                Outcome::Failed | Outcome::Neutral => {}
+            });
         }
         self.ending.outcome = outcome;
     }

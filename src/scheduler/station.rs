@@ -121,6 +121,7 @@ impl Station {
         }
         for (key, model) in &mut self.models {
             model.installed = facts.models.contains(key);
+            model.remote = facts.remote.contains(key);
             model.size = facts.sizes.get(key).copied().or(model.size);
             if facts.residents.contains(key) {
                 model.memory = facts.memory.get(key).copied().or(model.memory);
@@ -220,14 +221,23 @@ impl Station {
             && model.is_none_or(|model| closed(&model.breaker))
     }
 
+    /// Whether nothing has to be loaded for the model, ever.
+    pub(super) fn is_always_warm(&self, model: &Model) -> bool {
+        self.kind == UpstreamKind::OpenAi || model.remote
+    }
+
     /// Whether the model is in memory as it is wanted, or on its way there.
     pub(super) fn is_warm(&self, key: &ModelKey, runner: Runner) -> bool {
-        if self.kind == UpstreamKind::OpenAi {
-            return true;
-        }
-        let resident = self.models.get(key).is_some_and(|model| model.is_resident(runner));
+        let ready = |model: &Model| self.is_always_warm(model) || model.is_resident(runner);
+        let resident = self.models.get(key).is_some_and(ready);
         let loading = self.loading.as_ref();
         resident || loading.is_some_and(|it| it.model == *key && it.runner == runner)
+    }
+
+    /// Whether the model is in memory, or on its way there, with whatever options.
+    pub(super) fn holds(&self, key: &ModelKey) -> bool {
+        let resident = self.models.get(key).is_some_and(|model| model.resident.is_some());
+        resident || self.loading.as_ref().is_some_and(|it| it.model == *key)
     }
 
     /// Seconds until the model is in memory, if somebody has it loaded now.

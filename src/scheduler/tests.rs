@@ -56,6 +56,8 @@ fn wish(user: i64) -> Wish {
         concurrency: 9,
         prompt: Arc::new(Prompt::default()),
         most_output: None,
+        streams: true,
+        unloads: false,
         deadline: None,
         excluded: Vec::new(),
         number: None,

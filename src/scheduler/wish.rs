@@ -23,6 +23,10 @@ pub struct Wish {
     pub prompt: Arc<Prompt>,
     /// Most tokens that the answer may have, if the request says; 0 for embeddings.
     pub most_output: Option<u64>,
+    /// Whether the answer comes piece by piece; one that does not is silent until it is complete.
+    pub streams: bool,
+    /// Whether it has the model unloaded: for that nothing has to be loaded.
+    pub unloads: bool,
     /// How long the client waits for a first byte, if it says.
     pub deadline: Option<Duration>,
     /// Instances that have failed it already.
@@ -62,6 +66,7 @@ pub(super) struct Class {
     pub(super) model: Option<ModelKey>,
     pub(super) surface: Surface,
     pub(super) runner: Runner,
+    pub(super) unloads: bool,
     pub(super) excluded: Vec<usize>,
 }
 
@@ -71,6 +76,7 @@ impl Wish {
             model: self.model.clone(),
             surface: self.surface,
             runner: self.runner,
+            unloads: self.unloads,
             excluded: self.excluded.clone(),
         }
     }

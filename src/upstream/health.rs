@@ -154,6 +154,7 @@ impl Prober {
             up: self.streak.up,
             answered,
             models: Arc::clone(&lists.models),
+            remote: Arc::clone(&lists.remote),
             residents: Arc::clone(&lists.residents),
             sizes: Arc::clone(&lists.sizes),
             memory: Arc::clone(&lists.memory),
@@ -213,7 +214,7 @@ impl Prober {
         let resident = self.read_list("/api/ps", resident, &before.resident);
         Ok(Lists {
             version: Some(version),
-            remote: models::keys(installed.iter().filter(|entry| entry.name.is_cloud())),
+            remote: Arc::new(models::keys(installed.iter().filter(|it| it.name.is_cloud()))),
             models: Arc::new(models::keys(&installed)),
             sizes: Arc::new(models::sizes(&installed)),
             catalogue: models::catalogue_of(&installed),

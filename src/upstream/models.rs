@@ -29,7 +29,7 @@ pub struct Lists {
     /// Bytes in memory of those in `resident`.
     pub memory: Arc<HashMap<ModelKey, u64>>,
     /// The keys of those in `installed` that another server would answer for.
-    pub remote: HashSet<ModelKey>,
+    pub remote: Arc<HashSet<ModelKey>>,
 }
 
 impl Lists {
@@ -43,7 +43,7 @@ impl Lists {
             residents: Arc::new(keys(&resident)),
             sizes: Arc::clone(&self.sizes),
             memory: Arc::new(sizes(&resident)),
-            remote: self.remote.clone(),
+            remote: Arc::clone(&self.remote),
             resident,
         }
     }

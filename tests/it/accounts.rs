@@ -221,6 +221,18 @@ fn a_token_command_makes_tokens_for_those_who_may_have_them() {
 }
 
 #[test]
+fn a_token_is_made_without_asking_an_issuer_that_publishes_its_keys() {
+    let (_instance, gateway) = house(|it| {
+        it.config(
+            "auth: { issuers: [ { name: idp, issuer: 'https://id.example', audience: usher, \
+             jwks_url: 'https://127.0.0.1:1/jwks?key=hidden', default_tier: free } ] }",
+        )
+    });
+    let made = gateway.home().usher_json(&["token", "--user", "ann"]);
+    assert_eq!(me(&gateway, made["access_token"].as_str().unwrap()).status, 200);
+}
+
+#[test]
 fn a_logout_ends_that_token_at_once_and_no_other() {
     let (_instance, gateway) = house(|it| it);
     let (one, two) = (token(&gateway), token(&gateway));

@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 use super::{Token, TokenFault};
 use crate::auth::User;
 use crate::auth::api_key::RandomFailed;
-use crate::config::{Jwt, JwtSecret, Secret, SecretFile};
+use crate::config::{Auth, Issuer, Jwt, JwtSecret, Secret, SecretFile};
 
 /// No secret is longer: a larger file is a wrong path.
 const LONGEST: u64 = 64 << 10;
@@ -70,28 +70,14 @@ impl Local {
     /// # Errors
     /// Every secret that is missing, unreadable, or not fit to sign tokens, and what to do.
     pub fn load(config: &Jwt) -> Result<Self, Vec<BadSecret>> {
-        let current = match &config.secret {
-            JwtSecret::Environment(secret) => judge(secret.clone(), || "JWT_SECRET".to_owned()),
-            JwtSecret::File(file) => named(file),
-            JwtSecret::Made(path) => made(path),
-        };
-        let mut secrets = Vec::new();
-        let mut bad = Vec::new();
-        for outcome in std::iter::once(current).chain(config.previous.iter().map(named)) {
-            match outcome {
-                Ok(secret) => secrets.push(secret),
-                Err(wrong) => bad.push(wrong),
-            }
-        }
-        match secrets.first() {
-            Some(first) if bad.is_empty() => Ok(Self {
-                signs: EncodingKey::from_secret(first.expose().as_bytes()),
-                knows: secrets.iter().map(known).collect(),
-                issuer: config.issuer.clone(),
-                audience: config.audience.clone(),
-            }),
-            _ => Err(bad),
-        }
+        let secrets = secrets(config)?;
+        let Some(first) = secrets.first() else { return Err(Vec::new()) };
+        Ok(Self {
+            signs: EncodingKey::from_secret(first.expose().as_bytes()),
+            knows: secrets.iter().map(known).collect(),
+            issuer: config.issuer.clone(),
+            audience: config.audience.clone(),
+        })
     }
 
     /// Whether tokens of this issuer are ours.
@@ -141,6 +127,46 @@ impl Local {
             not_before: token.optional_moment("nbf")?,
         })
     }
+}
+
+/// The current secret first, then those before it.
+fn secrets(config: &Jwt) -> Result<Vec<Secret>, Vec<BadSecret>> {
+    let current = match &config.secret {
+        JwtSecret::Environment(secret) => judge(secret.clone(), || "JWT_SECRET".to_owned()),
+        JwtSecret::File(file) => named(file),
+        JwtSecret::Made(path) => made(path),
+    };
+    let mut secrets = Vec::new();
+    let mut bad = Vec::new();
+    for outcome in std::iter::once(current).chain(config.previous.iter().map(named)) {
+        match outcome {
+            Ok(secret) => secrets.push(secret),
+            Err(wrong) => bad.push(wrong),
+        }
+    }
+    if bad.is_empty() { Ok(secrets) } else { Err(bad) }
+}
+
+/// Looks for a secret that more than one maker of tokens has: each could make the other's.
+///
+/// # Errors
+/// Every issuer that shares one of its secrets, and what to do; or what [`Local::load`] says.
+pub fn keep_apart(config: &Auth) -> Result<(), Vec<BadSecret>> {
+    let ours = secrets(&config.jwt)?;
+    let mut seen: Vec<(&str, &Secret)> = ours.iter().map(|secret| ("Usher", secret)).collect();
+    let mut bad = Vec::new();
+    for Issuer { name, secrets, .. } in &config.issuers {
+        for secret in secrets {
+            if let Some((other, _)) = seen.iter().find(|(_, it)| it.expose() == secret.expose()) {
+                bad.push(BadSecret(format!(
+                    "issuer {name} has a secret of {other}, so each could make the other's tokens: \
+                     give one of them a secret of its own, from `openssl rand -base64 48`"
+                )));
+            }
+        }
+        seen.extend(secrets.iter().map(|secret| (name.as_str(), secret)));
+    }
+    if bad.is_empty() { Ok(()) } else { Err(bad) }
 }
 
 fn known(secret: &Secret) -> DecodingKey {

@@ -311,3 +311,44 @@ fn a_secret_that_is_not_right_is_told() {
     let error = Tokens::load(&config.auth, None).err().unwrap().to_string();
     assert!(error.starts_with("JWT_SECRET: is too short"), "{error}");
 }
+
+#[test]
+fn a_secret_that_two_makers_of_tokens_share_is_told() {
+    let told = |secret: &'static str, issuers: &str| {
+        let env = |name: &str| (name == "JWT_SECRET").then(|| secret.to_owned());
+        let yaml =
+            format!("upstreams: [ {{ name: a, url: http://127.0.0.1:1 }} ]\nauth: {{ {issuers} }}");
+        let config = crate::config::Config::parse(&yaml, std::path::Path::new("f"), &env).unwrap();
+        Tokens::load(&config.auth, None).err().map(|error| error.to_string())
+    };
+    assert_eq!(told(SECRET, SHARED), None);
+    let ours = told(OTHER, SHARED).unwrap();
+    assert!(ours.starts_with("issuer base has a secret of Usher, so each could"), "{ours}");
+    assert!(ours.contains("openssl rand -base64 48") && !ours.contains(OTHER), "{ours}");
+    let second = format!(
+        "}}, {{ name: idp, issuer: 'https://id.example', audience: usher, secrets: ['{OTHER}'], \
+         default_tier: free }} ]"
+    );
+    let theirs = told(SECRET, &SHARED.replace("} ]", &second)).unwrap();
+    assert!(theirs.starts_with("issuer idp has a secret of base,"), "{theirs}");
+}
+
+#[tokio::test]
+async fn what_one_set_refuses_another_that_cannot_be_had_may_know() {
+    crate::server::prepare_tls();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("jwks.json");
+    fs::write(&file, json!({ "keys": [Pair::ed().public("k")] }).to_string()).unwrap();
+    let issuer = format!(
+        "name: idp, issuer: 'https://base.example/auth/v1', audience: authenticated, \
+         default_tier: free, jwks_url: 'https://127.0.0.1:1/jwks', jwks_file: '{}'",
+        file.display()
+    );
+    let (_, tokens) = believed(&format!("issuers: [ {{ {issuer} }} ]"));
+    let token = Pair::ed().token("k", &claims());
+    // the first look fills the file's memory
+    for _ in 0..2 {
+        let doubt = tokens.check(&token, at(1000)).await.err().unwrap();
+        assert!(matches!(doubt, Doubt::Unavailable(_)), "{doubt:?}");
+    }
+}

@@ -224,6 +224,7 @@ async fn revoked_keys_and_disabled_users_are_refused_whatever_the_clocks_say() {
         ),
         (KeyFault::Revoked, |i| i.key.as_mut().unwrap().revoked_at = Some(at(1))),
         (KeyFault::UserDisabled, |i| i.user.disabled = true),
+        (KeyFault::TierUnknown, |i| i.user.issuer = Some("https://id.example".to_owned())),
     ] {
         let (key, store, authenticator) = usual();
         store.change(&key, change);

@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::cli::remote;
-use crate::config::{Config, Database, Upstream, UpstreamKind};
+use crate::config::{Config, Database, JwtSecret, Upstream, UpstreamKind};
 
 /// Before it, `/api/create` let whoever reached an Ollama read its memory (CVE-2026-7482).
 const OLDEST: [u64; 3] = [0, 17, 1];
@@ -152,6 +152,10 @@ fn outward_addresses() -> Vec<IpAddr> {
 /// Secrets that every account of this machine can read.
 pub(super) fn readable_secrets(config: &Config) -> Vec<String> {
     let mut files = vec![config.state_dir.join("jwt_secret")];
+    if let JwtSecret::File(file) = &config.auth.jwt.secret {
+        files.push(file.path.clone());
+    }
+    files.extend(config.auth.jwt.previous.iter().map(|file| file.path.clone()));
     if let Database::Sqlite(path) = &config.database {
         files.push(path.clone());
     }
@@ -178,6 +182,23 @@ mod tests {
             error: None,
         }
         .warning()
+    }
+
+    #[test]
+    fn secrets_that_everybody_can_read_are_told_wherever_they_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let yaml = "upstreams: [ { name: a, url: http://127.0.0.1:1 } ]\nstate_dir: state\n\
+                    auth: { jwt: { secret_file: now, previous_secret_files: [before, safe] } }";
+        for (name, mode) in [("now", 0o644), ("before", 0o604), ("safe", 0o600)] {
+            std::fs::write(dir.path().join(name), "x").unwrap();
+            let mode = std::fs::Permissions::from_mode(mode);
+            std::fs::set_permissions(dir.path().join(name), mode).unwrap();
+        }
+        let config = Config::parse(yaml, &dir.path().join("usher.yaml"), &|_| None).unwrap();
+        let told = readable_secrets(&config);
+        assert_eq!(told.len(), 2, "{told:?}");
+        assert!(told[0].contains("/now can be read by everybody"), "{told:?}");
+        assert!(told[1].contains("/before can be read by everybody"), "{told:?}");
     }
 
     #[test]

@@ -198,7 +198,9 @@ fn a_request_for_nothing_that_ends_a_models_stay_is_seen_by_everybody() {
         ("/api/chat", r#"{"messages":null,"prompt":"x","keep_alive":"0h"}"#),
     ] {
         assert!(unloads(path, body), "{path} {body}");
-        assert!(ready(path, &BOUND, body).unloads, "{path} {body}");
+        assert!(ready(path, &Taming::NONE, body).frees, "{path} {body}");
+        let bound = ready(path, &BOUND, body);
+        assert!(bound.unloads && !bound.frees, "{path} {body}: it stays for as long as usual");
         let dropped = Taming { keep_alive: KeepAlive::Drop, ..BOUND };
         assert!(ready(path, &dropped, body).unloads, "{path} {body}");
     }
@@ -228,6 +230,28 @@ fn what_is_planned_with_is_what_travels() {
         assert_eq!(plan(path, &pinned, body).runner(), said.runner(), "{path}");
     }
     assert_ne!(plan("/api/chat", &Taming::NONE, wild).runner(), said.runner());
+}
+
+#[test]
+fn what_a_route_does_not_hear_is_not_planned_with() {
+    let plan = |path, taming: &Taming, body| ready(path, taming, body).payload;
+    let wild = r#"{"options":{"num_ctx":4096,"num_gpu":1},"shift":false}"#;
+    for path in PATHS.into_iter().filter(|path| path.starts_with("/v1/")) {
+        let free = plan(path, &Taming::NONE, wild);
+        assert_eq!(free.runner(), plan(path, &Taming::NONE, "{}").runner(), "{path}");
+        assert_eq!((free.runner_options(), free.keeps_all()), ("", false), "{path}");
+        let pinned = Taming { num_ctx: Context::Pin(4096), ..Taming::NONE };
+        let said = plan(path, &pinned, wild);
+        assert_eq!(said.runner(), plan(path, &pinned, "{}").runner(), "{path}");
+        assert_eq!(said.runner_options(), r#""num_ctx":4096"#, "{path}");
+    }
+    for path in ["/api/embed", "/api/embeddings"] {
+        let said = plan(path, &Taming::NONE, r#"{"shift":false}"#);
+        assert_eq!(said.runner(), plan(path, &Taming::NONE, "{}").runner(), "{path}");
+    }
+    let chat = plan("/api/chat", &Taming::NONE, r#"{"shift":false}"#);
+    assert!(chat.keeps_all());
+    assert_ne!(chat.runner(), plan("/api/chat", &Taming::NONE, "{}").runner());
 }
 
 fn any_number() -> impl Strategy<Value = String> {

@@ -73,7 +73,7 @@ impl Core {
     }
 
     fn is_waited_for(&self, model: &ModelKey) -> bool {
-        self.queue.lines().any(|(class, _)| class.model.as_ref() == Some(model))
+        self.queue.lines().any(|(class, _)| class.model.as_ref() == Some(model) && !class.unloads)
     }
 
     /// Leaves a model on an instance alone that has been silent for far too long, while answers

@@ -167,6 +167,7 @@ impl Core {
     fn is_wanted_at(&self, id: usize, station: &Station, key: &ModelKey) -> bool {
         self.queue.lines().any(|(class, head)| {
             class.model.as_ref() == Some(key)
+                && !class.unloads
                 && station.is_warm(key, class.runner)
                 && !class.excluded.contains(&id)
                 && self.queue.at(class, head).is_some_and(|(_, waiting)| {
@@ -201,7 +202,7 @@ impl Core {
         let mut epochs = (station.breaker.enter(), Default::default());
         let (mut cold, mut output, mut budget) = (false, 0.0, 0.0);
         if let Some(key) = &wish.model {
-            cold = !station.is_warm(key, wish.runner);
+            cold = !wish.unloads && !station.is_warm(key, wish.runner);
             if cold {
                 let (model, runner) = (key.clone(), wish.runner);
                 let loading = Loading { claim: id, model, runner, since: now, detached: false };
@@ -221,7 +222,8 @@ impl Core {
         let prompt = wish.prompt.tokens;
         let charged = prompt as f64 + OUTPUT_WEIGHT * output;
         self.queue.seat(wish.payer, charged, now);
-        let budget = (budget * SILENCE).max(SILENCE_AT_LEAST);
+        let patient = (budget * SILENCE).max(SILENCE_AT_LEAST);
+        let budget = if wish.streams { patient } else { f64::INFINITY };
         let model = wish.model.clone();
         let (answered, hung) = (false, false);
         let held = Held { instance, model: model.clone(), since: now, answered, hung, budget };
@@ -234,6 +236,7 @@ impl Core {
             cached,
             candidates: Vec::new(),
             runner: wish.runner,
+            unloads: wish.unloads,
             payer: wish.payer,
             prompt,
             charged,

@@ -62,6 +62,18 @@ impl Line {
         self.bundles.contains_key(&user)
     }
 
+    pub(super) fn has_end_user(&self, user: i64, end_user: u64) -> bool {
+        self.bundles.get(&user).is_some_and(|bundle| bundle.end_users.contains_key(&end_user))
+    }
+
+    /// The end users who wait, each with their user and where they stand.
+    #[cfg(test)]
+    pub(super) fn end_users(&self) -> impl Iterator<Item = (i64, u64, Stamp)> {
+        self.bundles.iter().flat_map(|(user, bundle)| {
+            bundle.order.iter().map(|(stamp, end_user)| (*user, *end_user, *stamp))
+        })
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.bundles.is_empty()
     }

@@ -3,7 +3,6 @@
 use std::time::Instant;
 
 use super::Station;
-use crate::config::UpstreamKind;
 use crate::model::ModelKey;
 use crate::payload::Runner;
 use crate::scheduler::breaker::{Breaker, Epoch};
@@ -18,6 +17,8 @@ const USUAL_SIZE: u64 = 5_000_000_000;
 pub(in crate::scheduler) struct Model {
     /// The instance lists it.
     pub(in crate::scheduler) installed: bool,
+    /// Another server answers for it: it is never loaded here.
+    pub(in crate::scheduler) remote: bool,
     /// Bytes on disk.
     pub(in crate::scheduler) size: Option<u64>,
     /// Bytes in memory, when it was last there.
@@ -82,7 +83,7 @@ impl Model {
             model: key.clone(),
             in_flight: self.in_flight,
             asked_for: self.used.is_some(),
-            resident: self.resident.is_some() || station.kind == UpstreamKind::OpenAi,
+            resident: self.resident.is_some() || station.is_always_warm(self),
             breaker: self.breaker.state(),
             load_seconds: self.rates.load_seconds(self.size, &station.disk),
             prefill_rate: self.rates.prefill_rate(self.size),

@@ -180,6 +180,7 @@ impl Change<'_> {
         print: &Fingerprint<'_>,
     ) -> Result<KeyRecord, StoreError> {
         check(&spec.name, spec.models.as_deref(), &spec.limits)?;
+        self.must_have_tier(user, &spec.user).await?;
         let insert = sqlx::query_scalar(
             "INSERT INTO api_keys (public_id, key_hash, user_id, name, tier, delegating, models,
                                    limits, created_at, expires_at)

@@ -49,12 +49,25 @@ impl Store {
         Ok(user)
     }
 
-    /// Keeps a stronger hash of the same password; nothing else changes, and nobody notices.
-    pub async fn renew_password_hash(&self, user: i64, hash: &str) -> Result<(), StoreError> {
+    /// Keeps a stronger hash of the same password, in the place of the one that it was `verified`
+    /// with; nothing else changes, and nobody notices. Nothing is done if the password was changed
+    /// meanwhile.
+    pub async fn renew_password_hash(
+        &self,
+        user: i64,
+        verified: &str,
+        hash: &str,
+    ) -> Result<(), StoreError> {
         let mut change = self.change(&Actor::SELF).await?;
         let update =
-            sqlx::query("UPDATE users SET password_hash = $1 WHERE id = $2").bind(hash).bind(user);
-        change.faults.of(update.execute(&mut *change.tx).await)?;
+            sqlx::query("UPDATE users SET password_hash = $1 WHERE id = $2 AND password_hash = $3")
+                .bind(hash)
+                .bind(user)
+                .bind(verified);
+        let updated = change.faults.of(update.execute(&mut *change.tx).await)?;
+        if updated.rows_affected() == 0 {
+            return change.abandon().await;
+        }
         change.commit("user.renew-hash", &user.to_string(), "").await
     }
 

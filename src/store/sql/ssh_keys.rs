@@ -28,6 +28,7 @@ impl Store {
     ) -> Result<SshKeyRecord, StoreError> {
         let mut change = self.change(by).await?;
         let user = change.user_by_id(user).await?;
+        change.must_have_tier(user.id, &user.username).await?;
         let insert = sqlx::query_scalar(
             "INSERT INTO ssh_keys (user_id, public_key, created_at) VALUES ($1, $2, $3)
              RETURNING id",

@@ -111,10 +111,16 @@ impl Store {
     }
 
     /// Removes an account and all its keys; [`StoreError::LastAdmin`] if nobody would be left to
-    /// administer. What it used and what it did stays known.
+    /// administer, [`StoreError::Conflict`] for a user of another issuer, whose next token would
+    /// make it anew, enabled. What it used and what it did stays known.
     pub async fn delete_user(&self, by: &Actor<'_>, id: i64) -> Result<UserRecord, StoreError> {
         let mut change = self.change(by).await?;
         let user = change.user_by_id(id).await?;
+        if user.issuer.is_some() {
+            let name = &user.username;
+            let text = format!("'{name}' would come back with its next token: disable it instead");
+            return Err(StoreError::Conflict(text));
+        }
         change.spare_last_admin(&user).await?;
         // keys that were rotated point at each other, so they go in one statement
         let delete = sqlx::query("DELETE FROM users WHERE id = $1").bind(id);
@@ -157,6 +163,23 @@ impl Change<'_> {
         let connection: &mut AnyConnection = &mut self.tx;
         let query = sqlx::query_as(select_users!("WHERE id = $1")).bind(id);
         self.faults.of(query.fetch_optional(connection).await)?.ok_or_else(|| unknown_id(id))
+    }
+
+    /// Refuses a lasting credential for a user of another issuer whose tier only tokens say: it
+    /// would keep the tier of the first of them for ever.
+    pub(super) async fn must_have_tier(&mut self, id: i64, name: &str) -> Result<(), StoreError> {
+        let query = sqlx::query_scalar(
+            "SELECT COUNT(*) FROM users WHERE id = $1 AND issuer IS NOT NULL AND tier_given = 0",
+        )
+        .bind(id);
+        let mapped: i64 = self.faults.of(query.fetch_one(&mut *self.tx).await)?;
+        if mapped == 0 {
+            return Ok(());
+        }
+        Err(StoreError::Invalid(format!(
+            "the tier of '{name}' is what its issuer's tokens say, and a key says nothing: give \
+             it a tier first, with `usher users set-tier {name} TIER`"
+        )))
     }
 
     /// Does what `patch` says, and writes down each thing that is new; commits.
@@ -210,10 +233,12 @@ impl Change<'_> {
         Ok(user)
     }
 
-    /// How many others are enabled admins.
+    /// How many others are enabled admins for certain: the next token of a user of another issuer
+    /// may say something else, unless an administrator gave that user its tier.
     pub(super) async fn admins_besides(&mut self, id: i64) -> Result<i64, StoreError> {
         let query = sqlx::query_scalar(
-            "SELECT COUNT(*) FROM users WHERE tier = $1 AND disabled = 0 AND id <> $2",
+            "SELECT COUNT(*) FROM users WHERE tier = $1 AND disabled = 0 AND id <> $2
+               AND (issuer IS NULL OR tier_given = 1)",
         )
         .bind(ADMIN)
         .bind(id);
@@ -222,6 +247,8 @@ impl Change<'_> {
 
     async fn spare_last_admin(&mut self, user: &UserRecord) -> Result<(), StoreError> {
         let counts = user.tier == ADMIN && !user.disabled;
+        const NOBODY: i64 = 0;
+        let counts = counts && self.admins_besides(NOBODY).await? > 0;
         if counts && self.admins_besides(user.id).await? == 0 {
             return Err(StoreError::LastAdmin(user.username.clone()));
         }

@@ -36,6 +36,12 @@ fn a_page_of_another_site_changes_nothing_with_a_remembered_password() {
         let read = from_a_browser(&office, "GET", "/admin/keys").header("Origin", origin).send();
         assert_eq!(read.status, 403, "{origin}");
     }
+    for (method, path) in [("DELETE", "/api/delete"), ("POST", "/api/pull")] {
+        let model = from_a_browser(&office, method, path).header("Origin", "https://evil.example");
+        let answer = model.header("Content-Type", "text/plain").body(r#"{"model":"m"}"#).send();
+        assert_eq!(answer.status, 403, "{path}: {}", answer.text());
+        assert!(answer.text().contains("may not administer"), "{path}: {}", answer.text());
+    }
     let told = from_a_browser(&office, "DELETE", "/admin/keys/1");
     assert_eq!(told.header("Sec-Fetch-Site", "cross-site").send().status, 403);
     assert_eq!(office.get("/admin/keys"), before);

@@ -1,15 +1,23 @@
 //! Accounts that are changed and removed; lists that come in parts; the audit trail.
 
-use usher::auth::IdentityStore;
+use std::sync::Arc;
+
+use usher::auth::ssh_key::PublicKey;
+use usher::auth::{Holder, IdentityStore, Subject, User};
 use usher::store::{
-    Actor, AuditFilter, KeyFilter, KeyState, Span, StoreError, UserFilter, UserPatch,
+    Actor, AuditFilter, Fingerprint, KeyFilter, KeyState, Span, Store, StoreError, UserFilter,
+    UserPatch,
 };
 
-use super::place::{CLI, Place, hash, holder, key, user};
+use super::place::{CLI, Place, hash, holder, key, spec, user};
 
 on_both! {
     a_patch_of_a_user_changes_what_it_names
     the_last_admin_is_neither_patched_away_nor_removed
+    who_is_admin_by_a_token_alone_is_not_the_admin_that_must_stay
+    a_user_of_another_issuer_gets_keys_once_it_has_a_tier
+    a_user_of_another_issuer_is_disabled_not_removed
+    a_renewed_hash_never_undoes_a_changed_password
     a_removed_user_takes_the_keys_along_and_leaves_the_trail
     lists_come_in_parts_that_fit_together
     the_trail_is_read_newest_first_and_by_what_is_asked
@@ -75,11 +83,84 @@ async fn the_last_admin_is_neither_patched_away_nor_removed(place: Place) {
     assert_eq!(store.list_users().await.unwrap().len(), 1);
 }
 
+/// A user that came with another issuer's token, of this tier.
+async fn visitor(store: &Store, tier: &str) -> User {
+    let subject = Subject {
+        issuer: "https://id.example".to_owned(),
+        issuer_name: "idp".to_owned(),
+        subject: "eve".to_owned(),
+        email: None,
+        tier: tier.into(),
+        token: "t".into(),
+    };
+    store.identity(&Holder::Subject(Arc::new(subject))).await.unwrap().unwrap().user
+}
+
+async fn who_is_admin_by_a_token_alone_is_not_the_admin_that_must_stay(place: Place) {
+    let store = place.open().await;
+    let ann = store.create_user(CLI, &user("ann", "admin")).await.unwrap();
+    let eve = visitor(&store, "admin").await;
+    for outcome in [
+        store.patch_user(BY, ann.id, &patch(None, Some(true))).await,
+        store.delete_user(BY, ann.id).await,
+    ] {
+        assert!(matches!(outcome, Err(StoreError::LastAdmin(name)) if name == "ann"));
+    }
+    store.set_disabled(BY, &eve.username, true).await.unwrap();
+    store.set_disabled(BY, &eve.username, false).await.unwrap();
+    store.set_tier(BY, &eve.username, "admin").await.unwrap();
+    store.delete_user(BY, ann.id).await.unwrap();
+    let last = store.set_disabled(BY, &eve.username, true).await.unwrap_err();
+    assert!(matches!(last, StoreError::LastAdmin(_)), "{last:?}");
+}
+
+async fn a_user_of_another_issuer_gets_keys_once_it_has_a_tier(place: Place) {
+    let line = "ssh-ed25519 \
+                AAAAC3NzaC1lZDI1NTE5AAAAIFV185P78fAo3kujNd6z843/HnIk8sNyrdo8SqxNHSYe";
+    let store = place.open().await;
+    let eve = visitor(&store, "premium").await;
+    let print = Fingerprint { hash: hash("one"), public_id: Some("one") };
+    let public = PublicKey::parse(line).unwrap();
+    let spec = spec(&eve.username, "one");
+    for refused in [
+        store.create_key(CLI, &spec, &print).await.map(drop).unwrap_err(),
+        store.add_ssh_key(CLI, eve.id, &public).await.map(drop).unwrap_err(),
+    ] {
+        assert!(matches!(refused, StoreError::Invalid(_)), "{refused:?}");
+        assert!(refused.to_string().contains("usher users set-tier idp+eve"), "{refused}");
+    }
+    store.set_tier(CLI, &eve.username, "free").await.unwrap();
+    store.create_key(CLI, &spec, &print).await.unwrap();
+    store.add_ssh_key(CLI, eve.id, &public).await.unwrap();
+}
+
+async fn a_user_of_another_issuer_is_disabled_not_removed(place: Place) {
+    let store = place.open().await;
+    let eve = visitor(&store, "free").await;
+    store.set_disabled(BY, &eve.username, true).await.unwrap();
+    let refused = store.delete_user(BY, eve.id).await.unwrap_err();
+    assert!(matches!(refused, StoreError::Conflict(_)), "{refused:?}");
+    assert!(refused.to_string().contains("disable it instead"), "{refused}");
+    assert!(visitor(&store, "free").await.disabled, "and so it stays");
+}
+
+async fn a_renewed_hash_never_undoes_a_changed_password(place: Place) {
+    let store = place.open().await;
+    let bob = store.create_user(CLI, &user("bob", "free")).await.unwrap();
+    let kept = async || store.login("bob").await.unwrap().unwrap().1;
+    store.set_password(CLI, "bob", "weak").await.unwrap();
+    store.renew_password_hash(bob.id, "weak", "strong").await.unwrap();
+    assert_eq!(kept().await.as_deref(), Some("strong"));
+    store.set_password(CLI, "bob", "changed").await.unwrap();
+    store.renew_password_hash(bob.id, "strong", "stronger").await.unwrap();
+    assert_eq!(kept().await.as_deref(), Some("changed"));
+}
+
 async fn a_removed_user_takes_the_keys_along_and_leaves_the_trail(place: Place) {
     let store = place.open().await;
     let bob = store.create_user(CLI, &user("bob", "free")).await.unwrap();
     let old = key(&store, "bob", "old").await;
-    let print = usher::store::Fingerprint { hash: hash("new"), public_id: Some("new") };
+    let print = Fingerprint { hash: hash("new"), public_id: Some("new") };
     store.rotate_key(CLI, old.id, std::time::Duration::from_secs(60), &print).await.unwrap();
     assert_eq!(store.delete_user(BY, bob.id).await.unwrap(), bob);
     for plain in ["old", "new"] {

@@ -91,6 +91,45 @@ fn end_users_share_what_their_key_gets() {
 }
 
 #[test]
+fn an_end_user_who_always_waits_does_not_stand_first_for_ever() {
+    let start = Instant::now();
+    let mut core = core(&[3], 100, 100);
+    let short = |end_user| Wish { most_output: Some(0), ..for_end_user(1, end_user) };
+    let first = seated(core.arrive(for_end_user(1, 7), start));
+    let _others = [(); 2].map(|()| seated(core.arrive(for_end_user(1, 8), start)));
+    let next = waiting(core.arrive(short(7), start));
+    let _behind = waiting(core.arrive(short(7), start));
+    // it cost much less than was thought, and its end user now stands below the floor
+    core.release(&first, &answer(1), start);
+    let mut seat = given_to(&mut core, next);
+    let _third = waiting(core.arrive(short(7), start));
+    assert!(core.queue.clocks_agree());
+    let other = waiting(core.arrive(for_end_user(1, 8), start));
+    for _ in 0..10 {
+        waiting(core.arrive(short(7), start));
+        core.release(&seat, &answer(1000), start);
+        let (number, claim) = given(&mut core).expect("somebody waits");
+        if number == other {
+            return;
+        }
+        seat = claim;
+    }
+    panic!("the other end user starves");
+}
+
+#[test]
+fn who_names_no_end_user_keeps_their_turn_among_those_who_do() {
+    let start = Instant::now();
+    let mut core = core(&[1], 100, 100);
+    let seat = seated(core.arrive(for_end_user(1, 0), start));
+    waiting(core.arrive(for_end_user(1, 0), start));
+    waiting(core.arrive(for_end_user(1, 0), start));
+    waiting(core.arrive(for_end_user(1, 7), start));
+    core.release(&seat, &answer(1000), start);
+    assert!(core.queue.clocks_agree());
+}
+
+#[test]
 fn who_was_idle_has_saved_nothing_up() {
     let start = Instant::now();
     let mut core = core(&[1], 100, 100);

@@ -202,6 +202,7 @@ proptest! {
             prop_assert_eq!(core.waiting(), outside.waiting.len());
             prop_assert!(core.waiting() <= 64);
             prop_assert!(conserves_work(&core, now));
+            prop_assert!(core.queue.clocks_agree());
         }
         for number in outside.waiting.drain(..) {
             // a leaver may make room for another

@@ -1,6 +1,7 @@
 //! Models that come and go: loads, evictions, cards, and what hangs.
 
 use super::*;
+use crate::scheduler::station::Model;
 
 fn seconds(seconds: f64) -> Duration {
     Duration::from_secs_f64(seconds)
@@ -115,6 +116,25 @@ fn a_load_that_was_detached_is_given_up_when_nobody_waits_for_it() {
 }
 
 #[test]
+fn a_refusal_shows_no_model_in_memory() {
+    let now = Instant::now();
+    let card = |name| Upstream { gpu: Some(0), ..upstream(name, 2, UpstreamKind::Ollama) };
+    let mut core = configured(&[card("u"), card("v")], &balance(8, 8));
+    (0..2).for_each(|id| core.learn(id, &up(&MODELS, &[]), now));
+    let first = seated(core.arrive(wish(1, "a"), now));
+    assert!(core.detach_load(first.id));
+    waiting(core.arrive(wish(1, "b"), now));
+    let soon = now + seconds(0.01);
+    core.refused(&first, soon);
+    assert!(core.given().is_empty(), "the card is loading still");
+    release(&mut core, &first, Outcome::Refused, soon);
+    assert!(core.given().is_empty(), "the load goes on");
+    assert_eq!(core.notices(), [Notice::Abandoned(first.id)], "until it is given up");
+    let disk = &core.stations[&first.instance].disk;
+    assert_eq!(Model::default().rates.load_seconds(None, disk), 6.0, "nothing was learnt");
+}
+
+#[test]
 fn other_options_are_another_load() {
     let now = Instant::now();
     let mut core = core(&[4], 8, 8);
@@ -199,4 +219,77 @@ fn a_model_that_hangs_is_left_alone_while_the_others_of_its_instance_go_on() {
     core.answered(&trial, later + seconds(1.0));
     assert!(core.is_trusted(hung.instance));
     assert_eq!(core.models(hung.instance)[0].breaker, State::Closed);
+}
+
+#[test]
+fn who_answers_as_a_whole_may_be_silent_for_long() {
+    let start = Instant::now();
+    let mut core = core(&[2, 2], 8, 8);
+    (0..2).for_each(|id| core.learn(id, &up(&MODELS, &["a", "b"]), start));
+    let whole = seated(core.arrive(Wish { streams: false, ..wish(1, "a") }, start));
+    let later = start + seconds(400.0);
+    let fine = seated(core.arrive(wish(1, "b"), later));
+    release(&mut core, &fine, Outcome::Answered, later);
+    core.learn(whole.instance, &up(&MODELS, &["a", "b"]), later);
+    assert_eq!(core.notices(), []);
+    assert!(core.is_trusted(whole.instance));
+}
+
+#[test]
+fn an_answer_counts_once_on_the_way_back_to_full_load() {
+    let start = Instant::now();
+    let mut core = core(&[8], 8, 8);
+    core.learn(0, &up(&MODELS, &["a"]), start);
+    for _ in 0..3 {
+        let seat = seated(core.arrive(wish(1, "a"), start));
+        release(&mut core, &seat, Outcome::Failed, start);
+        core.learn(0, &up(&MODELS, &["a"]), start);
+    }
+    let later = start + seconds(60.0);
+    core.learn(0, &up(&MODELS, &["a"]), later);
+    let trial = seated(core.arrive(wish(1, "a"), later));
+    core.answered(&trial, later);
+    let most = |core: &Core| (0..100).take_while(|n| core.stations[&0].breaker.admits(*n)).count();
+    let admitted = most(&core);
+    release(&mut core, &trial, Outcome::Answered, later);
+    assert_eq!((most(&core), admitted), (2, 2));
+}
+
+#[test]
+fn a_model_that_another_server_answers_for_is_never_loaded() {
+    let now = Instant::now();
+    let mut core = core(&[2], 8, 8);
+    core.learn(0, &Facts { remote: keys(&["a"]), ..up(&MODELS, &[]) }, now);
+    let seat = seated(core.arrive(wish(1, "a"), now));
+    assert!(!seat.cold && core.stations[&0].loading.is_none());
+    assert!(seated(core.arrive(wish(1, "b"), now)).cold);
+    assert_eq!(core.models(0).iter().filter(|it| it.resident).count(), 1);
+}
+
+#[test]
+fn who_has_a_model_unloaded_has_nothing_loaded_first() {
+    let now = Instant::now();
+    let mut core = core(&[1, 1, 1], 8, 8);
+    let unload = || Wish { unloads: true, ..wish(1, "a") };
+    let nowhere = seated(core.arrive(unload(), now));
+    assert!(!nowhere.cold && core.stations.values().all(|it| it.loading.is_none()));
+    release(&mut core, &nowhere, Outcome::Answered, now);
+    assert!(core.models(nowhere.instance).iter().all(|it| !it.resident));
+    core.learn(2, &up(&MODELS, &["a"]), now);
+    let there = seated(core.arrive(unload(), now));
+    assert_eq!(there.instance, 2, "where there is something to unload");
+    let waits = waiting(core.arrive(unload(), now));
+    release(&mut core, &there, Outcome::Answered, now);
+    assert_eq!(given_to(&mut core, waits).instance, 2);
+}
+
+#[test]
+fn an_unload_that_is_answered_ends_no_load() {
+    let now = Instant::now();
+    let mut core = core(&[2], 8, 8);
+    let load = seated(core.arrive(wish(1, "a"), now));
+    assert!(load.cold);
+    let unload = seated(core.arrive(Wish { unloads: true, ..wish(1, "a") }, now));
+    release(&mut core, &unload, Outcome::Answered, now);
+    assert!(core.stations[&0].loading.is_some());
 }
