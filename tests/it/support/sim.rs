@@ -1,7 +1,7 @@
 //! A simulated Ollama: a process of its own on free ports, its counters, and orders to misbehave.
 
 use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
@@ -121,9 +121,15 @@ impl Sim {
         eventually(&format!("{name} is {value}"), || self.counter(name) == value);
     }
 
-    /// Turns knobs: the named ones; the others stay.
+    /// Turns knobs: the named ones; the others stay. Whether it lets anybody connect is so when this
+    /// returns: what connects while its socket closes is reset, which is another fault.
     pub fn turn(&self, knobs: &Value) {
         self.control("POST", "/knobs", knobs);
+        if let Some(refuse) = knobs["refuse"].as_bool() {
+            eventually("its socket is closed, or open again", || {
+                TcpStream::connect(self.address).is_err() == refuse
+            });
+        }
     }
 
     /// Orders a misbehaviour.
