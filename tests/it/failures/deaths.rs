@@ -58,7 +58,7 @@ fn one_of_three_instances_dies_under_load_and_only_its_own_requests_notice() {
 }
 
 #[test]
-fn an_instance_that_comes_back_serves_again() {
+fn an_instance_that_comes_back_serves_again_within_two_seconds() {
     let sims = [paced(1000, 1, &[])];
     let gateway = before(&sims, 1).config(AS_SHIPPED).user("bob", "hasty").start();
     // who would wait for it could not tell how soon it is back
@@ -78,13 +78,13 @@ fn an_instance_that_comes_back_serves_again() {
         sims[0].turn(&json!({ "refuse": false }));
         let back = Instant::now();
         eventually("it serves again", || ask() == 200);
-        eprintln!("away for {away} ms, back after {:?}", back.elapsed());
+        assert!(back.elapsed() < Duration::from_secs(2), "{away}: {:?}", back.elapsed());
     }
     stops_clean(gateway);
 }
 
 #[test]
-fn an_instance_that_answered_503_for_a_moment_serves_again() {
+fn an_instance_that_answered_503_for_a_moment_serves_again_within_two_seconds() {
     let sims = [paced(1000, 1, &[])];
     let gateway = before(&sims, 1).config(AS_SHIPPED).user("bob", "hasty").start();
     let ask = || gateway.post("/api/chat", &whole(1)).key(gateway.key("bob")).send();
@@ -93,7 +93,7 @@ fn an_instance_that_answered_503_for_a_moment_serves_again() {
     sims[0].behave();
     let back = Instant::now();
     eventually("it serves again", || ask().status == 200);
-    eprintln!("back after {:?}", back.elapsed());
+    assert!(back.elapsed() < Duration::from_millis(1500), "{:?}", back.elapsed());
     stops_clean(gateway);
 }
 
