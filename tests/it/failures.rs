@@ -3,5 +3,6 @@
 mod deaths;
 mod ejection;
 mod leavers;
+mod outage;
 mod retries;
 mod stopping;
