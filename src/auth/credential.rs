@@ -293,7 +293,11 @@ mod tests {
         let no_colon = format!("Basic {}", PADDED.encode("secret"));
         let not_text = format!("Basic {}", PADDED.encode(b"a:\xff"));
         let huge = format!("Basic {}", PADDED.encode(format!(":{}", "k".repeat(2000))));
-        for value in ["Digest k", "k", "Bearer\tk", "Basic !!", &no_colon, &not_text, &huge] {
+        let half_a_signature = "AAAAC3NzaC1lZDI1NTE5";
+        for value in ["Digest k", "k", "Bearer\tk", "user:k", half_a_signature, "Basic !!"] {
+            assert_eq!(authorization(value), [None], "{value}");
+        }
+        for value in [&no_colon, &not_text, &huge] {
             assert_eq!(authorization(value), [None], "{value}");
         }
         assert_eq!(read_all(&[("authorization", b"Bearer \xff")]), [None]);
@@ -318,6 +322,7 @@ mod tests {
         let headers = headers(&[("authorization", encoded.as_bytes()), ("x-api-key", b"hidden-2")]);
         let shown = format!("{:?}", presented(&headers, &KEY_HEADER, Some("hidden-3")).unwrap());
         assert!(!shown.contains("hidden"), "{shown}");
+        assert_eq!(shown.matches("ApiKey(Text)").count(), 3, "{shown}");
     }
 
     proptest! {

@@ -167,4 +167,9 @@ async fn a_signature_is_of_whoever_registered_the_key() {
     store.know(Holder::PublicKey(public.as_str().into()), |user| user.disabled = true);
     authenticator.invalidate();
     assert_eq!(fault(signed(now).await), (SignatureFault::UserDisabled, Some(1)));
+    store.know(Holder::PublicKey(public.as_str().into()), |user| {
+        user.issuer = Some("https://id.example".to_owned());
+    });
+    authenticator.invalidate();
+    assert_eq!(fault(signed(now).await), (SignatureFault::TierUnknown, Some(1)));
 }

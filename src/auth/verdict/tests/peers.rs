@@ -159,6 +159,9 @@ async fn what_a_peer_has_read_confirms_what_is_known_and_an_old_revision_does_no
     let now = first.age(Instant::now());
     first.note(Heard { revision: 1, age: Duration::ZERO });
     assert!(confirmed() >= now);
+    first.note(Heard { revision: 2, age: Duration::ZERO });
+    let epoch = first.epoch.load(Ordering::Acquire);
+    assert_eq!(first.shared_revision(epoch, Instant::now()), Some(2), "as good as our own look");
 }
 
 #[tokio::test]
