@@ -23,6 +23,9 @@ pub use show::show;
 pub use taming::Taming;
 pub use units::{ByteSize, Rate, Window};
 
+/// What stands for all instances where one can be named; none has this name.
+pub const EVERY_INSTANCE: &str = "all";
+
 /// Everything that `usher.yaml` says, defaults filled in and every value checked.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -59,7 +62,8 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// How large things may grow.
     pub limits: Limits,
-    /// The instance that model management goes to when the client names none.
+    /// The instance that model management goes to when the client names none, or
+    /// [`EVERY_INSTANCE`].
     pub manage_default: Option<String>,
     /// Worker threads of the proxy; at least 1.
     pub threads: usize,

@@ -6,7 +6,6 @@
 mod auth;
 mod bounds;
 mod fill;
-mod later;
 mod listen;
 mod problems;
 mod reader;
@@ -68,7 +67,6 @@ impl Config {
 
         let cx = Context::new(path, found);
         let config = Item { cx: &cx, node: &root, path: String::new() }.section(sections);
-        later::refuse(&root, &cx);
 
         let (problems, warnings) = (cx.problems.into_inner(), cx.warnings.into_inner());
         if !problems.is_empty() {

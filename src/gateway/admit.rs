@@ -14,6 +14,7 @@ use super::Gateway;
 use super::body::{self, Unread};
 use super::cors;
 use super::ctx::{Ctx, Target};
+use super::everywhere::Round;
 use super::managed;
 use super::patience;
 use super::quota;
@@ -65,6 +66,8 @@ pub(super) enum Admitted {
     Local(Action),
     /// To be sent to [`Ctx::target`].
     Proxied,
+    /// To be done on several instances.
+    Everywhere(Round),
 }
 
 /// Takes a request from its head to its place.
@@ -114,15 +117,7 @@ pub(super) async fn admit(
             ctx.estimate = look_at(body, payload::estimate_tokens).await?;
             Ok(Admitted::Local(route.action))
         }
-        Action::Manage(op) => {
-            choose_managed(gateway, session, ctx)?;
-            managed::write_down(gateway, session, ctx, op).await?;
-            if ctx.body.is_none() {
-                // the instance never hears of the expectation, so nobody else would answer it
-                body::send_continue(session).await.map_err(Unread::from)?;
-            }
-            Ok(Admitted::Proxied)
-        }
+        Action::Manage(op) => managed::admit(gateway, session, ctx, op).await,
         Action::Account | Action::Admin => {
             keep_body(gateway, session, ctx, ADMIN_BODY).await?;
             Ok(Admitted::Local(route.action))
@@ -397,26 +392,5 @@ fn find_instance(gateway: &Gateway, ctx: &mut Ctx) -> Result<(), Refusal> {
     let found = gateway.scheduler.find(model.as_ref(), Surface::Ollama, &[]);
     let index = found.map_err(|nowhere| no_place(gateway, ctx, nowhere.into()))?;
     ctx.take(Target::Instance(index), &gateway.live);
-    Ok(())
-}
-
-/// The instance that the client names, else the configured one, else the only one.
-fn choose_managed(gateway: &Gateway, session: &Session, ctx: &mut Ctx) -> Result<(), Refusal> {
-    let fleet = Arc::clone(&ctx.fleet);
-    let ollamas = || fleet.instances().iter().filter(|instance| instance.is_ollama());
-    let named = session.get_header("x-usher-upstream").map(|value| value.to_str().unwrap_or(""));
-    let named = named.or(ctx.config.manage_default.as_deref());
-    let chosen = match named {
-        Some(name) => fleet.named(name).filter(|instance| instance.is_ollama()),
-        None if ollamas().count() == 1 => ollamas().next(),
-        None => None,
-    };
-    let Some(instance) = chosen else {
-        let names: Vec<_> = ollamas().map(|instance| instance.config.name.as_str()).collect();
-        let names = names.join(", ");
-        let detail = format!("Name the instance in X-Usher-Upstream, one of: {names}");
-        return Err(Refusal::bad_request(detail));
-    };
-    ctx.take(Target::Instance(instance.id), &gateway.live);
     Ok(())
 }
