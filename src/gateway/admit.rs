@@ -3,11 +3,11 @@
 //! What the head can decide is decided before a byte of the body is read: an unknown caller costs
 //! a hash and a lookup. Each step adds what it found to [`Ctx`].
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
 use pingora::Error;
+use pingora::http::RequestHeader;
 use pingora::proxy::Session;
 
 use super::Gateway;
@@ -22,7 +22,7 @@ use super::refusal::Refusal;
 use super::seating::{self, no_place};
 use crate::auth::credential::PathKey;
 use crate::auth::{Asking, AuthError, Principal, Signed, login};
-use crate::config::RouteClass;
+use crate::config::{Config, RouteClass};
 use crate::model::{BadName, ModelName};
 use crate::payload::{self, BadPayload, Payload, Ready};
 use crate::policy::{self, Denied, RoutePermit};
@@ -131,14 +131,8 @@ pub(super) async fn admit(
 
 fn find_route(session: &Session, ctx: &mut Ctx) -> Result<&'static route::Route, Refusal> {
     let head = session.req_header();
-    let path = head.raw_path();
-    let mut path = path.split(|byte| *byte == b'?').next().unwrap_or_default();
-    if ctx.config.auth.key_in_path
-        && let Some((key, rest)) = PathKey::strip(path)
-    {
-        ctx.path_key = Some(key);
-        path = rest;
-    }
+    let (key, path) = path_of(head, &ctx.config);
+    ctx.path_key = key;
     let found = route::find_at(ctx.door, &head.method, path).inspect_err(|no_route| {
         ctx.dialect = match no_route {
             NoRoute::NotFound(dialect) | NoRoute::MethodNotAllowed { dialect, .. } => *dialect,
@@ -149,6 +143,13 @@ fn find_route(session: &Session, ctx: &mut Ctx) -> Result<&'static route::Route,
     ctx.upstream_path = found.upstream_path();
     ctx.parameter = found.parameter.map(|parameter| parameter.into_owned());
     Ok(found.route)
+}
+
+/// The path without its query, and without the key before it, if one may stand there.
+pub(super) fn path_of<'h>(head: &'h RequestHeader, config: &Config) -> (Option<PathKey>, &'h [u8]) {
+    let path = head.raw_path().split(|byte| *byte == b'?').next().unwrap_or_default();
+    let stripped = config.auth.key_in_path.then(|| PathKey::strip(path)).flatten();
+    stripped.map_or((None, path), |(key, path)| (Some(key), path))
 }
 
 async fn authenticate(gateway: &Gateway, session: &Session, ctx: &mut Ctx) -> Result<(), Refusal> {
