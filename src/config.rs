@@ -34,6 +34,8 @@ pub struct Config {
     /// Where `/admin` is served alone; `None` is beside everything else. Port 0 lets the system
     /// choose.
     pub admin: Option<SocketAddr>,
+    /// Names under which `/admin` may be asked for in the clear, in lower case.
+    pub admin_hosts: BTreeSet<String>,
     /// Where Prometheus text is served; `None` is nowhere. Port 0 lets the system choose.
     pub metrics: Option<SocketAddr>,
     /// Directory of the SQLite file and of generated secrets.

@@ -12,6 +12,7 @@ mod finish;
 pub mod front;
 mod h2;
 mod headers;
+mod host;
 mod lint;
 mod local;
 mod managed;

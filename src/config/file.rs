@@ -98,8 +98,10 @@ fn sections(root: &Section<'_>) -> Config {
     let (balance, comments) = bounds::balance(root);
     let state_dir = state::state_dir(root);
     let listen = listen::listen(root);
+    let (admin, admin_hosts) = listen::admin(root, &listen);
     Config {
-        admin: listen::admin(root, &listen),
+        admin,
+        admin_hosts,
         listen,
         metrics: listen::metrics(root),
         database: state::database(root, &state_dir),

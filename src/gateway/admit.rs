@@ -15,6 +15,7 @@ use super::body::{self, Unread};
 use super::cors;
 use super::ctx::{Ctx, Target};
 use super::everywhere::Round;
+use super::host;
 use super::managed;
 use super::patience;
 use super::quota;
@@ -82,7 +83,10 @@ pub(super) async fn admit(
         refuse_encoded(session)?;
         keep_body(gateway, session, ctx, login::LARGEST).await?;
     }
-    let Class::Guarded(_) = route.class else { return Ok(Admitted::Local(route.action)) };
+    let Class::Guarded(class) = route.class else { return Ok(Admitted::Local(route.action)) };
+    if class == RouteClass::Admin {
+        host::check(session.req_header(), ctx).inspect_err(|no| log_denial(ctx, &no.detail))?;
+    }
     refuse_foreign_pages(session, ctx, route)?;
     authenticate(gateway, session, ctx).await?;
     let permit = authorise(ctx, route)?;
