@@ -2,6 +2,7 @@
 
 mod attempts;
 mod fail2ban;
+mod renewal;
 
 use std::process::Command;
 
