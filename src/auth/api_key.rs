@@ -297,6 +297,16 @@ mod tests {
         for key in ["usk_", "usk_0123456789012345", short, &format!("{GOLDEN}0")] {
             assert_eq!(fault(key), Some(KeyFault::Malformed), "{key}");
         }
+        let body = GOLDEN.get(..BODY_LEN).unwrap();
+        let checked = |body: &str| {
+            let check = check_digits(body).map(char::from);
+            format!("{body}{}", String::from_iter(check))
+        };
+        assert_eq!(checked(body), GOLDEN);
+        for (place, letter) in [("Aa1", "A-1"), ("Golden", "Gol en"), ("Dd_Go", "Dd-Go")] {
+            let odd = checked(&body.replacen(place, letter, 1));
+            assert_eq!(fault(&odd), Some(KeyFault::Malformed), "{odd}");
+        }
     }
 
     #[test]

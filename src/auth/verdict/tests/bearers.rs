@@ -73,6 +73,7 @@ async fn a_wrong_token_never_reaches_the_store() {
         hs256(OTHER, &claims()),
         hs256(SECRET, &with(&claims(), "exp", json!(1))),
         hs256(SECRET, &with(&claims(), "aud", json!("x"))),
+        hs256(SECRET, &with(&claims(), "sub", Value::Null)),
         format!("{}.{}", hs256(SECRET, &claims()), "x".repeat(300)),
     ] {
         assert!(bearer(&authenticator, &token, "").await.is_err());
@@ -83,16 +84,21 @@ async fn a_wrong_token_never_reaches_the_store() {
 #[tokio::test]
 async fn what_an_earlier_system_issued_as_a_key_may_look_like_a_token() {
     let (_, store, authenticator) = usual();
-    let looks_like_one = "eyJhbGciOiJub25lIn0.eyJyb2xlIjoiYW5vbiJ9.c2lnbmF0dXJl";
-    let refused = token_fault(bearer(&authenticator, looks_like_one, "").await);
-    assert_eq!(refused, (TokenFault::Algorithm, None), "what it looks like is what is told");
-    store.add(looks_like_one);
-    authenticator.invalidate();
-    let principal = bearer(&authenticator, looks_like_one, "").await.unwrap();
-    assert_eq!(principal.method, Method::ApiKey);
-    store.revoke(looks_like_one);
-    authenticator.invalidate();
-    assert_eq!(fault(bearer(&authenticator, looks_like_one, "").await), KeyFault::Revoked);
+    let of_no_algorithm = "eyJhbGciOiJub25lIn0.eyJyb2xlIjoiYW5vbiJ9.c2lnbmF0dXJl".to_owned();
+    for (looks_like_one, told) in [
+        (of_no_algorithm, TokenFault::Algorithm),
+        (hs256(OTHER, &json!({ "role": "anon" })), TokenFault::Claim("iss")),
+    ] {
+        let refused = token_fault(bearer(&authenticator, &looks_like_one, "").await);
+        assert_eq!(refused, (told, None), "what it looks like is what is told");
+        store.add(&looks_like_one);
+        authenticator.invalidate();
+        let principal = bearer(&authenticator, &looks_like_one, "").await.unwrap();
+        assert_eq!(principal.method, Method::ApiKey);
+        store.revoke(&looks_like_one);
+        authenticator.invalidate();
+        assert_eq!(fault(bearer(&authenticator, &looks_like_one, "").await), KeyFault::Revoked);
+    }
 }
 
 #[tokio::test]
