@@ -3,6 +3,5 @@
 mod deaths;
 mod ejection;
 mod leavers;
-mod outage;
 mod retries;
 mod stopping;
