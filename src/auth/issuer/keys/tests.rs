@@ -1,3 +1,5 @@
+mod bounds;
+
 use std::fs;
 
 use serde_json::json;
