@@ -381,6 +381,23 @@ fn nothing_starts_without_a_good_secret_and_it_is_said_how_to_make_one() {
 }
 
 #[test]
+fn nothing_starts_on_a_database_that_is_none_and_it_is_left_as_it_is() {
+    let home = gateway().upstream("gpu0", "http://127.0.0.1:1").home();
+    home.usher_json(&["init"]);
+    let file = home.path().join("state/usher.db");
+    for wal in ["usher.db-wal", "usher.db-shm"] {
+        std::fs::remove_file(home.path().join("state").join(wal)).ok();
+    }
+    std::fs::write(&file, "this is no database, and nobody gets in for it").unwrap();
+    let output = home.usher(&["serve"]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("usher.db"), "{said}");
+    let after = std::fs::read_to_string(&file).unwrap();
+    assert_eq!(after, "this is no database, and nobody gets in for it");
+}
+
+#[test]
 fn a_secret_is_changed_without_ending_what_the_one_before_has_signed() {
     let instance = sim().args(&FAST).start();
     let builder = gateway().upstream("gpu0", &instance.url()).user("ann", "free");
