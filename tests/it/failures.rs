@@ -2,6 +2,7 @@
 
 mod deaths;
 mod ejection;
+mod hung;
 mod leavers;
 mod retries;
 mod stopping;
