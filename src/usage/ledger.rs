@@ -5,11 +5,11 @@
 //! was used in its last second, and nothing else; one that stops writes everything down first.
 //! While the store is away the sums wait for it.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use ahash::HashMap;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use parking_lot::Mutex;
