@@ -224,8 +224,8 @@ fn wish(user: i64) -> Wish {
         most_output: None,
         streams: true,
         unloads: false,
-        // as OpenAI's SDKs have it
-        deadline: Some(Duration::from_secs(600)),
+        // so long that it is met behind all others
+        deadline: Some(Duration::from_hours(24)),
         excluded: Vec::new(),
         number: None,
     }

@@ -63,9 +63,10 @@ pub fn soonest(world: &World, make: &Make, of: impl Fn(&Fate) -> bool) -> Vec<f6
 }
 
 /// Seconds from a client's leaving to its slot's being free in the instance, of those that were
-/// worked on, in order.
-pub fn freed(world: &World) -> Vec<f64> {
-    let left = world.fates.iter().filter(|fate| fate.sent.is_some());
+/// worked on, in order: of those that had their first token, or of those that had not.
+pub fn freed(world: &World, answered: bool) -> Vec<f64> {
+    let at_work = world.fates.iter().filter(|fate| fate.sent.is_some());
+    let left = at_work.filter(|fate| fate.first.is_some() == answered);
     let mut times: Vec<f64> = left.filter_map(|fate| Some(fate.freed? - fate.left?)).collect();
     times.sort_unstable_by(f64::total_cmp);
     times

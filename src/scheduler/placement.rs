@@ -40,6 +40,8 @@ pub struct Candidate {
     pub free: bool,
     /// Whether the model would be loaded for it.
     pub cold: bool,
+    /// Whether another model would have to make room.
+    pub evicts: bool,
 }
 
 impl Candidate {
@@ -62,7 +64,10 @@ pub(super) enum Verdict {
         candidates: Vec<Candidate>,
     },
     /// There is a seat, and a better one soon.
-    Wait,
+    Wait {
+        /// Whether that seat, wherever it is, costs another model its place.
+        evicts: bool,
+    },
     /// There is no seat for any request of this kind.
     Nowhere,
 }
@@ -93,8 +98,8 @@ pub(super) fn candidate(
         return None;
     }
     let wait = if free { 0.0 } else { station.wait_seconds(wish.model.as_ref(), look.ahead) };
-    let mut found =
-        Candidate { instance, wait, load: 0.0, prefill: 0.0, cached: 0, free, cold: false };
+    let (load, prefill, cold, evicts) = (0.0, 0.0, false, false);
+    let mut found = Candidate { instance, wait, load, prefill, cached: 0, free, cold, evicts };
     let (Some(key), Some(model)) = (&wish.model, station.model(wish.model.as_ref())) else {
         return Some(found);
     };
@@ -112,6 +117,7 @@ pub(super) fn candidate(
         }
         found.load = station.load_seconds(key, &evicted, look.now);
         found.cold = true;
+        found.evicts = !evicted.is_empty();
     }
     let crowd = 1.0 + f64::from(station.in_flight) / f64::from(station.slots.max(1));
     let unread = wish.prompt.tokens - found.cached;
@@ -136,7 +142,8 @@ pub(super) fn choose<'s>(
         let waited = look.declined.map(|since| look.now.saturating_duration_since(since));
         let spent = waited.is_some_and(|waited| waited.as_secs_f64() >= best);
         if !spent && soon + WORTH_WAITING < best {
-            return Verdict::Wait;
+            let evicts = !candidates.iter().any(|it| it.free && !it.evicts);
+            return Verdict::Wait { evicts };
         }
     }
     let alike = best + ALIKE.max(best * ALIKE_OF);

@@ -2,7 +2,8 @@
 //!
 //! Each user has a clock that runs by what is served, divided by their weight; of those who wait,
 //! the one with the smallest clock goes next, and within a user the first who came. Who was idle
-//! starts at the smallest clock of those who wait: nothing is saved up. (The idea is that of
+//! starts at the smallest clock of those who wait, as it was when somebody was last served: nothing
+//! is saved up. (The idea is that of
 //! virtual token counters, arXiv 2401.00588, on start-time fair queueing.)
 //!
 //! All clocks fade with a half-life of a minute. They fade alike, which changes no order among
@@ -128,7 +129,9 @@ impl Queue {
         let Payer { user, end_user, .. } = waiting.wish.payer;
         let lane = waiting.wish.limited_key();
         let class = self.class_of(&waiting.wish);
-        let begins = self.backlog.first().map_or(self.floor, |(stamp, _)| *stamp);
+        // where the smallest clock stood when somebody was last served: those who wait may since
+        // have been charged by estimates that are yet to be put right
+        let begins = self.backlog.first().map_or(self.floor, |(stamp, _)| self.floor.min(*stamp));
         let share = self.shares.entry(user).or_default();
         if share.waiting == 0 {
             share.clock = share.clock.max(begins);
@@ -335,6 +338,11 @@ impl Queue {
         self.lines.get(class).map_or(0, Line::len)
     }
 
+    /// How many of them are one user's.
+    pub(super) fn len_of_user(&self, class: &Class, user: i64) -> usize {
+        self.lines.get(class).map_or(0, |line| line.len_of(user))
+    }
+
     /// Everybody who waits, line by line, in no order that matters.
     pub(super) fn everybody(&self) -> impl Iterator<Item = (u64, &Waiting)> {
         self.lines.values().flat_map(Line::everybody)
@@ -370,16 +378,22 @@ impl Queue {
         })
     }
 
-    /// The first request of each user in a line, by clock, of those for which this holds.
+    /// The first request of each user in a line, by clock, of those for which this holds, and how
+    /// many the user has there.
     #[cfg(test)]
-    pub(super) fn firsts(&self, class: &Class, able: impl Fn(&Wish) -> bool) -> Vec<&Waiting> {
+    pub(super) fn firsts(
+        &self,
+        class: &Class,
+        able: impl Fn(&Wish) -> bool,
+    ) -> Vec<(usize, &Waiting)> {
         let Some(line) = self.lines.get(class) else { return Vec::new() };
         let mut users: Vec<_> =
             line.users().map(|user| (self.shares.get(&user).map(|it| it.clock), user)).collect();
         users.sort_unstable();
         let first = |(_, user)| {
             let firsts = line.firsts_of(user).filter(|(.., it)| able(&it.wish));
-            firsts.min_by_key(|(rank, number, _)| (*rank, *number)).map(|(.., it)| it)
+            let first = firsts.min_by_key(|(rank, number, _)| (*rank, *number));
+            first.map(|(.., it)| (line.len_of(user), it))
         };
         users.into_iter().filter_map(first).collect()
     }

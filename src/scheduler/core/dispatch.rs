@@ -10,8 +10,9 @@ use crate::scheduler::queue::Head;
 use crate::scheduler::station::{Loading, Model, Station};
 use crate::scheduler::wish::{Class, Wish};
 
-/// How many in a line may let a seat pass for a better one; behind them nobody waits for a better
-/// one, so that no slot is idle while many could use it.
+/// How many in a line may wait for a better seat while there is one; if there are more, the first
+/// has to take it, so that no slot is idle while many could use it. Requests are counted if that
+/// costs nobody anything, and users if another model would have to make room.
 pub(super) const PATIENT: usize = 8;
 /// A model stays in memory for at least so many times as long as it takes to load the one that
 /// would take its place, while there are requests for it; seconds at least and at most.
@@ -29,12 +30,14 @@ pub(super) struct Cursor {
     head: Head,
     first: Head,
     passed: usize,
+    /// How many have let a seat pass.
+    waits: usize,
     patient: bool,
 }
 
 impl Cursor {
     fn new(class: Arc<Class>, head: Head) -> Self {
-        Self { class, head, first: head, passed: 0, patient: true }
+        Self { class, head, first: head, passed: 0, waits: 0, patient: true }
     }
 }
 
@@ -79,6 +82,7 @@ impl Core {
             let stays = match self.consider(cursor, now) {
                 Considered::Seat(next) => return Some(next),
                 Considered::Passed => self.advance(cursor),
+                Considered::Waits { evicts } => self.pass(cursor, evicts),
                 Considered::Again => true,
                 Considered::Nobody => false,
             };
@@ -111,25 +115,30 @@ impl Core {
             Verdict::Seat { instance, cached, candidates } => {
                 Considered::Seat(Next { number, instance, cached, candidates })
             }
-            Verdict::Wait => {
+            Verdict::Wait { evicts } => {
                 self.queue.declined(number, now);
-                Considered::Passed
+                Considered::Waits { evicts }
             }
             Verdict::Nowhere => Considered::Nobody,
         }
     }
 
-    /// On to the next in the line; false at its end. Where too many have let a seat pass, the
-    /// first of them has to take it.
+    /// On to the next in the line; false at its end.
     fn advance(&self, cursor: &mut Cursor) -> bool {
         let Some(behind) = self.queue.behind(&cursor.class, cursor.head) else { return false };
         cursor.head = behind;
         cursor.passed += 1;
-        if cursor.passed >= PATIENT && cursor.patient {
-            cursor.patient = false;
-            cursor.head = cursor.first;
-            cursor.passed = 0;
+        true
+    }
+
+    /// Lets a seat pass; where too many do, the first of them has to take it.
+    fn pass(&self, cursor: &mut Cursor, evicts: bool) -> bool {
+        let requests = || self.queue.len_of_user(&cursor.class, cursor.head.user);
+        cursor.waits += if evicts { 1 } else { requests() };
+        if !cursor.patient || cursor.waits <= PATIENT {
+            return self.advance(cursor);
         }
+        (cursor.patient, cursor.head, cursor.passed) = (false, cursor.first, 0);
         true
     }
 
@@ -277,6 +286,10 @@ enum Considered {
     Seat(Next),
     /// This one not; perhaps the one behind.
     Passed,
+    /// This one waits for a better seat; perhaps the one behind does not.
+    Waits {
+        evicts: bool,
+    },
     /// This one not; perhaps another one of the same user.
     Again,
     /// Nobody in this line.

@@ -158,6 +158,22 @@ fn nobody_waits_longer_for_a_better_seat_than_it_was_to_save() {
 }
 
 #[test]
+fn a_long_queue_of_one_user_leaves_no_instance_idle() {
+    let now = Instant::now();
+    let mut core = core(&[1, 1], 50, 50);
+    core.learn(0, &up(&MODELS, &["a"]), now);
+    let _seat = seated(core.arrive(wish(1, "a"), now));
+    let first = waiting(core.arrive(wish(1, "a"), now));
+    for _ in 1..8 {
+        waiting(core.arrive(wish(1, "a"), now));
+    }
+    assert!(given(&mut core).is_none(), "they wait for the one that has the model");
+    waiting(core.arrive(wish(1, "a"), now));
+    let claim = given_to(&mut core, first);
+    assert!(claim.instance == 1 && claim.cold, "too many for one to do");
+}
+
+#[test]
 fn the_next_goes_where_the_fewest_are_in_flight_for_each_slot() {
     let now = Instant::now();
     let mut core = core(&[1, 3], 8, 8);

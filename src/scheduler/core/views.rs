@@ -258,7 +258,7 @@ impl Core {
             return Reason::NoSlot;
         }
         match self.judge(wish, Look { ahead, patient: true, declined: waiting.declined, now }) {
-            Verdict::Wait => Reason::BetterSoon,
+            Verdict::Wait { .. } => Reason::BetterSoon,
             Verdict::Seat { .. } => Reason::OthersFirst,
             Verdict::Nowhere => Reason::NoLoadNow,
         }

@@ -109,6 +109,10 @@ impl Line {
         self.len
     }
 
+    pub(super) fn len_of(&self, user: i64) -> usize {
+        self.bundles.get(&user).map_or(0, |bundle| bundle.len)
+    }
+
     /// The first, or the one behind this one.
     pub(super) fn next(&self, behind: Option<Head>) -> Option<Head> {
         let from = behind.map_or(Unbounded, |head| Excluded((head.stamp, head.user)));
@@ -191,7 +195,7 @@ impl Line {
         let others = self.order.iter().filter(|(_, user)| *user != head.user);
         let others = others.map(|(stamp, user)| {
             let turns = own + usize::from((*stamp, *user) < (head.stamp, head.user));
-            self.bundles.get(user).map_or(0, |bundle| bundle.len).min(turns)
+            self.len_of(*user).min(turns)
         });
         Some(own + others.sum::<usize>())
     }

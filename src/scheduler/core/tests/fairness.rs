@@ -153,6 +153,18 @@ fn who_was_idle_has_saved_nothing_up() {
 }
 
 #[test]
+fn a_newcomer_is_not_passed_by_whose_requests_cost_less_than_was_thought() {
+    let start = Instant::now();
+    let mut core = core(&[2], 100, 100);
+    let first = seated(core.arrive(wish(1, "a"), start));
+    let _second = seated(core.arrive(wish(1, "a"), start));
+    let _third = waiting(core.arrive(wish(1, "a"), start));
+    let newcomer = waiting(core.arrive(wish(2, "a"), start));
+    core.release(&first, &answer(1), start);
+    given_to(&mut core, newcomer);
+}
+
+#[test]
 fn what_was_served_fades_and_numbers_never_overflow() {
     let mut now = Instant::now();
     let mut core = core(&[1], 100, 100);

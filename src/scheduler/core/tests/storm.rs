@@ -166,11 +166,16 @@ fn conserves_work(core: &Core, now: Instant) -> bool {
     core.queue.lines().all(|(class, _)| {
         // the first of each user, by clock, whose user and whose key may hold more
         let able = core.queue.firsts(class, |wish| core.may_hold_more(wish).is_ok());
-        able.iter().take(PATIENT).enumerate().all(|(ahead, it)| {
-            let patient = able.len() <= PATIENT;
-            let look = Look { ahead, patient, declined: it.declined, now };
-            !matches!(core.judge(&it.wish, look), Verdict::Seat { .. })
-        })
+        let mut waits = 0;
+        for (ahead, (requests, it)) in able.iter().enumerate() {
+            let look = Look { ahead, patient: true, declined: it.declined, now };
+            match core.judge(&it.wish, look) {
+                Verdict::Seat { .. } => return false,
+                Verdict::Wait { evicts } => waits += if evicts { 1 } else { *requests },
+                Verdict::Nowhere => return true,
+            }
+        }
+        waits <= PATIENT
     })
 }
 
