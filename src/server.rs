@@ -4,7 +4,7 @@
 //! when nothing is left to do, and which goes on deaf when an address cannot be bound.
 
 pub mod certificate;
-mod cluster;
+pub mod cluster;
 mod ending;
 mod handover;
 mod signals;
@@ -45,7 +45,8 @@ use crate::live::reload::{self, Reloader};
 use crate::live::watch::FileWatch;
 use crate::route::Door;
 use crate::scheduler::Scheduler;
-use crate::store::Store;
+use crate::scheduler::sharing::Sharing;
+use crate::store::{Store, mark};
 use crate::telemetry::Logs;
 use crate::telemetry::metrics::{self, Metrics};
 use crate::upstream::health;
@@ -264,7 +265,8 @@ async fn assemble(
 ) -> anyhow::Result<Assembled> {
     let tokens = Tokens::load(&config.auth, None)?;
     let store = Arc::new(Store::open(&config.database).await?);
-    let redis = cluster::redis(&config, &ending)?;
+    store.look_for_damage().await?;
+    let redis = cluster::redis(&config, &store.origin().await?, &ending)?;
     let peers = redis.clone().map(|redis| redis as Arc<dyn Peers>);
     let options = Options { peers, ..Options::new(config.auth.max_stale, Handle::current()) };
     let authenticator = Arc::new(Authenticator::new(Arc::clone(&store) as _, &options));
@@ -273,13 +275,19 @@ async fn assemble(
     tokens.keep_fresh();
     let live = Arc::new(Live::new(config, tokens, &scheduler)?);
     let metrics = Metrics::new()?;
-    let ledger = Ledger::new(Arc::clone(&store) as _);
-    let keeping = tokio::spawn(Arc::clone(&ledger).keep(ending.clone()));
+    let ledger = Ledger::new(Arc::clone(&store) as _, &mark());
+    let keeping = Arc::clone(&ledger).keep(ending.clone());
+    let keeping = tokio::spawn(shared_and_kept(
+        cluster::seats(redis.as_ref(), &scheduler),
+        keeping,
+        ending.clone(),
+    ));
     let limits = Limits::new(cluster::quotas(redis.as_ref(), &ending));
     tokio::spawn(Arc::clone(&limits).keep_small());
     let sources = metrics::Sources {
         authenticator: Arc::clone(&authenticator),
         redis: redis.clone(),
+        ledger: Arc::clone(&ledger),
         scheduler: Arc::clone(&scheduler),
         live: Arc::clone(&live),
         log_dropped: logs.dropped(),
@@ -306,6 +314,7 @@ async fn assemble(
     let gateway = Gateway::new(Parts {
         live: Arc::clone(&live),
         authenticator,
+        logins: cluster::logins(redis.as_ref()),
         redis,
         limits,
         ledger,
@@ -319,6 +328,20 @@ async fn assemble(
     let gauges = gateway.gauges();
     let fronts = fronts(&gateway, doors, (&live, &metrics), &stage);
     Ok(Assembled { fronts, gauges, live, reloader, metrics, sources, keeping })
+}
+
+/// Shares seats and keeps the books, until what is ours is given back and all usage written down.
+async fn shared_and_kept(
+    sharing: Option<Sharing>,
+    keeping: impl Future<Output = ()>,
+    ending: watch::Receiver<bool>,
+) {
+    let sharing = async {
+        if let Some(sharing) = sharing {
+            sharing.go_on(ending).await;
+        }
+    };
+    tokio::join!(sharing, keeping);
 }
 
 /// What stands before the gateway at each listener; at that of `/admin`, if it has its own, last.

@@ -197,13 +197,19 @@ impl Queue {
         self.advance(payer, tokens_more, self.scale(since));
         let Some(share) = self.shares.get_mut(&payer.user) else { return };
         share.held = share.held.saturating_sub(1);
-        let head = Head { stamp: share.clock, user: payer.user };
+        self.unpark(payer.user);
+        self.forget_if_idle(payer.user);
+    }
+
+    /// Brings a user back into the lines out of which they were taken.
+    pub(super) fn unpark(&mut self, user: i64) {
+        let Some(share) = self.shares.get(&user) else { return };
+        let head = Head { stamp: share.clock, user };
         for class in &share.lines {
             if let Some(line) = self.lines.get_mut(class) {
                 line.unpark(head);
             }
         }
-        self.forget_if_idle(payer.user);
     }
 
     fn advance(&mut self, payer: Payer, tokens: f64, scale: f64) {

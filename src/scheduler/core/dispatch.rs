@@ -84,13 +84,20 @@ impl Core {
         let Some((number, waiting)) = self.queue.at(&cursor.class, cursor.head) else {
             return Considered::Nobody;
         };
-        if !self.may_hold_more(&waiting.wish) {
+        let lacks_permit = self.lacks_permit(&waiting.wish);
+        if !self.may_hold_more(&waiting.wish) && !lacks_permit {
             self.queue.park(&cursor.class, cursor.head);
             return Considered::Passed;
         }
         let look =
             Look { ahead: cursor.passed, patient: cursor.patient, declined: waiting.declined, now };
         match self.judge(&waiting.wish, look) {
+            Verdict::Seat { .. } if lacks_permit => {
+                let (user, limit) = (cursor.head.user, waiting.wish.concurrency);
+                self.permits.lack(user, limit, now);
+                self.queue.park(&cursor.class, cursor.head);
+                Considered::Passed
+            }
             Verdict::Seat { instance, cached, candidates } => {
                 Considered::Seat(Next { number, instance, cached, candidates })
             }
@@ -177,7 +184,8 @@ impl Core {
     }
 
     pub(super) fn may_hold_more(&self, wish: &Wish) -> bool {
-        self.queue.held_by(wish.payer.user) < wish.concurrency
+        let held = self.queue.held_by(wish.payer.user);
+        held < wish.concurrency && self.permits.allow(wish.payer.user, held)
     }
 
     /// A seat for somebody who has just come, if nobody waits.
@@ -222,6 +230,7 @@ impl Core {
         let prompt = wish.prompt.tokens;
         let charged = prompt as f64 + OUTPUT_WEIGHT * output;
         self.queue.seat(wish.payer, charged, now);
+        self.permits.used(wish.payer.user, self.queue.held_by(wish.payer.user), now);
         let patient = (budget * SILENCE).max(SILENCE_AT_LEAST);
         let budget = if wish.streams { patient } else { f64::INFINITY };
         let model = wish.model.clone();
