@@ -7,6 +7,7 @@ mod auth;
 mod bounds;
 mod fill;
 mod later;
+mod lines;
 mod listen;
 mod problems;
 mod reader;
