@@ -19,7 +19,7 @@ DESTDIR ?=
 PREFIX ?= /usr
 BINARY ?= target/release/usher
 
-.PHONY: help run test lint audit bench drills schedule install setup setup-build setup-test install-build
+.PHONY: help run test lint audit bench drills logins schedule install setup setup-build setup-test install-build
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,10 @@ audit: setup-build target/tools/bin/cargo-deny ## licences, bans and sources of 
 drills: target/.setup-bench ## reloads, upgrades, a new certificate and the end, under load; QUICK=1 for a short look
 	@ulimit -S -n "$$(ulimit -H -n)"
 	cargo bench --locked --bench load -- drills $(if $(QUICK),quick)
+
+logins: setup-build ## what logins tell and cost: their times, and inference beside a flood of them; QUICK=1 for a short look
+	@ulimit -S -n "$$(ulimit -H -n)"
+	cargo bench --locked --bench load -- logins $(if $(QUICK),quick)
 
 bench: target/.setup-bench ## the hot steps one by one, then the load test beside nginx and HAProxy; QUICK=1 for a short look
 	@ulimit -S -n "$$(ulimit -H -n)"

@@ -141,6 +141,13 @@ impl Admin {
         caller.did(what);
     }
 
+    /// The same, where something changed: an act that changes nothing leaves no trace anywhere.
+    fn done_if(&self, changed: bool, caller: &Caller, what: &str) {
+        if changed {
+            self.done(caller, what);
+        }
+    }
+
     /// Refuses a tier that the configuration does not have.
     fn check_tier(&self, tier: &str) -> Result<(), Fault> {
         let generation = self.live.load();

@@ -23,6 +23,9 @@ pub use show::show;
 pub use taming::Taming;
 pub use units::{ByteSize, Rate, Window};
 
+/// What stands for all instances where one can be named; none has this name.
+pub const EVERY_INSTANCE: &str = "all";
+
 /// Everything that `usher.yaml` says, defaults filled in and every value checked.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -31,6 +34,8 @@ pub struct Config {
     /// Where `/admin` is served alone; `None` is beside everything else. Port 0 lets the system
     /// choose.
     pub admin: Option<SocketAddr>,
+    /// Names under which `/admin` may be asked for in the clear, in lower case.
+    pub admin_hosts: BTreeSet<String>,
     /// Where Prometheus text is served; `None` is nowhere. Port 0 lets the system choose.
     pub metrics: Option<SocketAddr>,
     /// Directory of the SQLite file and of generated secrets.
@@ -59,7 +64,8 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// How large things may grow.
     pub limits: Limits,
-    /// The instance that model management goes to when the client names none.
+    /// The instance that model management goes to when the client names none, or
+    /// [`EVERY_INSTANCE`].
     pub manage_default: Option<String>,
     /// Worker threads of the proxy; at least 1.
     pub threads: usize,

@@ -7,10 +7,12 @@ mod bridge;
 mod cors;
 pub mod ctx;
 pub mod entrance;
+mod everywhere;
 mod finish;
 pub mod front;
 mod h2;
 mod headers;
+mod host;
 mod lint;
 mod local;
 mod managed;
@@ -235,6 +237,7 @@ impl ProxyHttp for Gateway {
             Ok(Admitted::Local(Action::Admin | Action::Account | Action::Login)) => {
                 bridge::call(self, session, ctx).await?
             }
+            Ok(Admitted::Everywhere(round)) => everywhere::conduct(session, ctx, round).await?,
             Ok(Admitted::Local(action)) => local::answer(self, session, ctx, action).await?,
             Err(Stop::Refused(refusal)) => Some(refusal),
             Err(Stop::Gone(error)) => return Err(error),

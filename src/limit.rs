@@ -19,6 +19,7 @@ mod memory;
 pub mod quota;
 mod recent;
 pub mod report;
+mod tallies;
 
 use std::future::Future;
 use std::pin::Pin;

@@ -10,6 +10,7 @@ mod handover;
 mod signals;
 mod sockets;
 mod systemd;
+mod welcome;
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
@@ -17,6 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use jiff::Timestamp;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use pingora::listeners::TcpSocketOptions;
 use pingora::protocols::TcpKeepalive;
@@ -68,6 +70,7 @@ const LAST_ENTRIES: Duration = Duration::from_secs(5);
 /// Runs the gateway until it is told to stop; `file` is where the configuration is from.
 pub fn serve(config: Config, file: PathBuf) -> anyhow::Result<()> {
     let program = Program::this().context("cannot find this program")?;
+    welcome::believe_clock(Timestamp::now())?;
     let logs = crate::telemetry::init(config.log.level).context("cannot start the log")?;
     for warning in &config.warnings {
         log::warn!("{warning}");
@@ -138,6 +141,7 @@ async fn run(start: Start<'_>, sockets: Sockets) -> anyhow::Result<()> {
     tasks.spawn(manager.clone().keep_alive());
     let idle = live.load().config.timeouts.idle;
     let services = services(fronts, idle, sockets.addresses());
+    log::info!("known by {}", welcome::ways_in(&live.load().config.auth));
     sockets.announce();
     let handles = sockets.handles()?;
     let (listener, fds) = sockets.into_parts();

@@ -42,6 +42,25 @@ impl Actor<'static> {
     pub const SELF: Self = Self { name: "usher", address: "" };
 }
 
+/// What a change came to. One that changes nothing leaves no trace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Act<T> {
+    /// As it is now.
+    pub record: T,
+    /// Whether that is new.
+    pub changed: bool,
+}
+
+impl<T> Act<T> {
+    fn done(record: T) -> Self {
+        Self { record, changed: true }
+    }
+
+    fn nothing(record: T) -> Self {
+        Self { record, changed: false }
+    }
+}
+
 /// What the store keeps of a key in place of the key.
 #[derive(Clone, Copy)]
 pub struct Fingerprint<'a> {

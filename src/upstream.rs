@@ -1,8 +1,9 @@
 //! The instances: what they are, what they have, and how they fare.
 //!
 //! [`health`] probes them, [`models`] reads their lists and merges them, [`peer`] is how Pingora
-//! reaches them, [`warm`] has a model loaded.
+//! reaches them, [`warm`] has a model loaded, [`chorus`] has the same done on several.
 
+pub mod chorus;
 pub mod health;
 pub mod models;
 pub mod peer;

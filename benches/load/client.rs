@@ -87,8 +87,26 @@ impl Wire {
         timeout(PATIENCE, self.exchange(request)).await.context("no answer in time")?
     }
 
+    /// Sends a request and reads its whole answer, whatever its status is.
+    pub async fn status(&mut self, request: &[u8]) -> Result<u16> {
+        timeout(PATIENCE, self.any(request)).await.context("no answer in time")?
+    }
+
     async fn exchange(&mut self, request: &[u8]) -> Result<()> {
         let end = self.head(request).await?;
+        self.rest(end).await
+    }
+
+    async fn any(&mut self, request: &[u8]) -> Result<u16> {
+        let end = self.any_head(request).await?;
+        let status = self.bytes.get(9..12).and_then(|digits| std::str::from_utf8(digits).ok());
+        let status = status.and_then(|digits| digits.parse().ok()).context("no status line")?;
+        self.rest(end).await?;
+        Ok(status)
+    }
+
+    /// Reads what is missing of a body behind a head that ends there.
+    async fn rest(&mut self, end: usize) -> Result<()> {
         let head = self.bytes.get(..end).unwrap_or_default();
         let length = content_length(head).context("the answer has no Content-Length")?;
         while self.bytes.len() < end + length {
@@ -97,15 +115,20 @@ impl Wire {
         Ok(())
     }
 
-    /// Sends a request and reads the head of its answer; returns where that ends.
+    /// Sends a request and reads the head of its answer, a 200; returns where that ends.
     async fn head(&mut self, request: &[u8]) -> Result<usize> {
+        let end = self.any_head(request).await?;
+        if !self.bytes.starts_with(b"HTTP/1.1 200") {
+            bail!("not a 200: {}", String::from_utf8_lossy(&self.bytes));
+        }
+        Ok(end)
+    }
+
+    async fn any_head(&mut self, request: &[u8]) -> Result<usize> {
         self.stream.write_all(request).await?;
         self.bytes.clear();
         loop {
             if let Some(end) = memchr::memmem::find(&self.bytes, b"\r\n\r\n") {
-                if !self.bytes.starts_with(b"HTTP/1.1 200") {
-                    bail!("not a 200: {}", String::from_utf8_lossy(&self.bytes));
-                }
                 return Ok(end + 4);
             }
             ensure!(self.stream.read_buf(&mut self.bytes).await? > 0, "cut off in the head");

@@ -15,6 +15,7 @@ mod bare;
 mod client;
 mod drills;
 mod instructions;
+mod logins;
 mod machine;
 mod peers;
 mod process;
@@ -66,9 +67,12 @@ fn main() -> Result<()> {
         ["threads"] => threads(&Extent::full()),
         ["drills"] => runtime()?.block_on(drills::run(false)),
         ["drills", "quick"] => runtime()?.block_on(drills::run(true)),
+        ["logins"] => runtime()?.block_on(logins::run(false)),
+        ["logins", "quick"] => runtime()?.block_on(logins::run(true)),
+        ["burn", threads, percent] => logins::burn(threads.parse()?, percent.parse()?),
         _ => bail!(
             "usage: load [quick | instructions [quick | sharing] | threads | drills [quick] | \
-             frozen [quick] | layers]"
+             logins [quick] | frozen [quick] | layers]"
         ),
     }
 }

@@ -189,6 +189,6 @@ impl Scene<'_> {
 }
 
 /// Of sorted values.
-fn percentile(sorted: &[u64], percent: usize) -> f64 {
+pub fn percentile(sorted: &[u64], percent: usize) -> f64 {
     sorted.get(sorted.len() * percent / 100).copied().unwrap_or_default() as f64
 }

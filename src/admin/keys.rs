@@ -165,9 +165,9 @@ pub(super) async fn change(
     };
     let limits = change.limits.map(|Object(limits)| limits.into()).unwrap_or_default();
     let patch = KeyPatch { name: change.name, models: change.models, limits, expires_at };
-    let record = admin.store.patch_key(&caller.actor(), id, &patch).await?;
-    admin.done(&caller, &format!("key.update {id}"));
-    Ok(Json(record))
+    let act = admin.store.patch_key(&caller.actor(), id, &patch).await?;
+    admin.done_if(act.changed, &caller, &format!("key.update {id}"));
+    Ok(Json(act.record))
 }
 
 /// Ends a key for good, from the next request on.
@@ -180,8 +180,8 @@ pub(super) async fn revoke(
     Path(id): Path<i64>,
     MaybeBody(Nothing {}): MaybeBody<Nothing>,
 ) -> Result<StatusCode, Fault> {
-    admin.store.revoke_key(&caller.actor(), id).await?;
-    admin.done(&caller, &format!("key.revoke {id}"));
+    let act = admin.store.revoke_key(&caller.actor(), id).await?;
+    admin.done_if(act.changed, &caller, &format!("key.revoke {id}"));
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -19,7 +19,7 @@ use crate::auth::User;
 use crate::auth::login::LoginForm;
 use crate::auth::password::{NotHashed, Password, Passwords, Verdict};
 use crate::config::Secret;
-use crate::limit::ladder::Ladder;
+use crate::limit::ladder::{Attempt, Ladder};
 use crate::limit::report::{Allowed, Used};
 use crate::store::Actor;
 use crate::telemetry::security_log::SecurityEvent;
@@ -33,7 +33,7 @@ pub struct Logins {
 impl Logins {
     /// Nobody has failed yet.
     pub fn new(passwords: Passwords) -> Self {
-        Self { passwords, ladder: Mutex::default() }
+        Self { passwords, ladder: Mutex::new(Ladder::new(Instant::now())) }
     }
 
     /// What is kept of a password that an administrator sets.
@@ -90,10 +90,17 @@ pub(super) async fn login(
     let form = LoginForm::read(kind, &body).map_err(|bad| Fault::bad(bad.to_string()))?;
     form.password.bounded().map_err(|unfit| Fault::bad(format!("field 'password': {unfit}")))?;
     let LoginForm { username, password } = form;
-    climb(&admin.logins, &username, &visitor)?;
+    let attempt = climb(&admin.logins, &username, &visitor)?;
     let password = Arc::new(password);
-    let (user, outdated) = authenticate(&admin, &username, &password, &visitor).await?;
-    admin.logins.ladder.lock().succeeded(&username, visitor.counts_as, Instant::now());
+    let found = authenticate(&admin, &username, &password, &visitor).await;
+    let ladder = &admin.logins.ladder;
+    match &found {
+        Ok(_) => ladder.lock().succeeded(&attempt, Instant::now()),
+        Err(fault) if fault.status == StatusCode::UNAUTHORIZED => {}
+        // ours: nobody is slowed for it
+        Err(_) => ladder.lock().withdraw(&attempt, Instant::now()),
+    }
+    let (user, outdated) = found?;
     if let Some(hash) = outdated {
         let (admin, id) = (Arc::clone(&admin), user.id);
         tokio::spawn(async move { renew(&admin, id, &hash, &password).await });
@@ -103,7 +110,7 @@ pub(super) async fn login(
 }
 
 /// Slows those who guess at an account, whether it exists or not.
-fn climb(logins: &Logins, username: &str, visitor: &Visitor) -> Result<(), Fault> {
+fn climb(logins: &Logins, username: &str, visitor: &Visitor) -> Result<Attempt, Fault> {
     let mut ladder = logins.ladder.lock();
     ladder.attempt(username, visitor.counts_as, Instant::now()).map_err(|wait| {
         visitor.tell("login_locked", None, "too many failures at this account");

@@ -140,9 +140,9 @@ pub(super) async fn change(
     let AccountChange { tier, email, disabled, password } = change;
     let password_hash = hash(&admin, password).await?;
     let patch = UserPatch { tier, email, disabled, password_hash };
-    let user = admin.store.patch_user(&caller.actor(), id, &patch).await?;
-    admin.done(&caller, &format!("user.update {}", user.username));
-    Ok(Json(user))
+    let act = admin.store.patch_user(&caller.actor(), id, &patch).await?;
+    admin.done_if(act.changed, &caller, &format!("user.update {}", act.record.username));
+    Ok(Json(act.record))
 }
 
 /// Removes an account and its keys. The last enabled admin stays.

@@ -68,7 +68,7 @@ impl SignatureFault {
 
 /// Whether this may be such a credential, by its look.
 pub(super) fn looks_like_one(text: &str) -> bool {
-    text.starts_with("AAAAC3NzaC1lZDI1NTE5") && text.contains(':')
+    PublicKey::looks_like_one(text) && text.contains(':')
 }
 
 /// The public key that signed the request, as its base64.

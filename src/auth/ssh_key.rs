@@ -6,6 +6,8 @@ use ring::digest;
 
 const KIND: &str = "ssh-ed25519";
 const KEY_LEN: usize = 32;
+/// How the base64 of every such key begins: the length of the kind, and the kind.
+const BEGINNING: &str = "AAAAC3NzaC1lZDI1NTE5";
 
 /// The public half of an Ed25519 key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +42,11 @@ impl PublicKey {
         }
         let key = key.try_into().map_err(|_| BadPublicKey)?;
         Ok(Self { base64: base64.to_owned(), key })
+    }
+
+    /// Whether this may be the base64 of one, by its look.
+    pub fn looks_like_one(text: &str) -> bool {
+        text.starts_with(BEGINNING)
     }
 
     /// What the store keeps.
@@ -93,6 +100,7 @@ mod tests {
         assert_eq!(PublicKey::parse(&key.line()), Ok(key.clone()));
         let fingerprint = "SHA256:AXRLgCxYtQIJMvUAdLxalz3AVnLHAvFcNMJzE356Ac0";
         assert_eq!(key.fingerprint(), fingerprint, "as `ssh-keygen -l` says");
+        assert!(PublicKey::looks_like_one(key.base64()));
     }
 
     #[test]

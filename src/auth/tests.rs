@@ -155,6 +155,33 @@ impl Pair {
 }
 
 #[test]
+fn a_principal_is_the_account_and_the_key_that_were_found() {
+    let key = Key {
+        id: 9,
+        public_id: Some("0Aa1Bb2Cc3Dd".to_owned()),
+        tier: None,
+        models: None,
+        concurrency: None,
+        requests: None,
+        tokens: None,
+        delegating: false,
+        expires_at: None,
+        revoked_at: None,
+    };
+    let of = |key: Option<Key>, method| {
+        let user = User { id: 7, ..user("free") };
+        Principal { identity: Arc::new(Identity { user, key }), method, token: None }
+    };
+    let keyed = of(Some(key.clone()), Method::ApiKey);
+    assert_eq!((keyed.user_id(), keyed.key_id()), (7, Some(9)));
+    assert_eq!((keyed.public_id(), keyed.tier()), (Some("0Aa1Bb2Cc3Dd"), "free"));
+    let imported = of(Some(Key { public_id: None, ..key }), Method::ApiKey);
+    assert_eq!((imported.key_id(), imported.public_id()), (Some(9), None));
+    let signed = of(None, Method::Signature);
+    assert_eq!((signed.user_id(), signed.key_id(), signed.public_id()), (7, None, None));
+}
+
+#[test]
 fn every_fault_has_a_word_for_metrics() {
     for (error, word) in [
         (AuthError::Missing, "missing"),
@@ -166,7 +193,13 @@ fn every_fault_has_a_word_for_metrics() {
         (TokenFault::Malformed.into(), "token_malformed"),
         (TokenFault::Header("crit").into(), "token_malformed"),
         (TokenFault::Key.into(), "token_signature"),
+        (TokenFault::Algorithm.into(), "token_signature"),
+        (TokenFault::Signature.into(), "token_signature"),
         (TokenFault::Audience.into(), "token_claims"),
+        (TokenFault::Claim("sub").into(), "token_claims"),
+        (TokenFault::Issuer.into(), "token_claims"),
+        (TokenFault::NotYet.into(), "token_claims"),
+        (TokenFault::Role.into(), "token_claims"),
         (TokenFault::UserDisabled.into(), "user_disabled"),
         (SignatureFault::Wrong.into(), "signature"),
         (SignatureFault::UserDisabled.into(), "user_disabled"),
@@ -177,6 +210,7 @@ fn every_fault_has_a_word_for_metrics() {
         (KeyFault::Expired, "key_expired"),
         (KeyFault::Malformed, "key_malformed"),
         (KeyFault::Revoked, "key_revoked"),
+        (KeyFault::TierUnknown, "key_tier_unknown"),
         (KeyFault::Unknown, "key_unknown"),
         (KeyFault::UserDisabled, "user_disabled"),
     ] {

@@ -121,7 +121,7 @@ pub(super) fn run(command: Command, config: &Config, output: Output) -> anyhow::
             rotate(id, grace.unwrap_or(config.auth.rotation_grace), config, output)
         }
         Command::Revoke { id } => with_store(config, async |store| {
-            let key = store.revoke_key(BY, id).await?;
+            let key = store.revoke_key(BY, id).await?.record;
             output.say(&key, &format!("Key {id} ('{}' of {}) is revoked.", key.name, key.user))
         }),
     }

@@ -6,7 +6,6 @@
 mod auth;
 mod bounds;
 mod fill;
-mod later;
 mod lines;
 mod listen;
 mod problems;
@@ -69,7 +68,6 @@ impl Config {
 
         let cx = Context::new(path, found);
         let config = Item { cx: &cx, node: &root, path: String::new() }.section(sections);
-        later::refuse(&root, &cx);
 
         let (problems, warnings) = (cx.problems.into_inner(), cx.warnings.into_inner());
         if !problems.is_empty() {
@@ -101,8 +99,10 @@ fn sections(root: &Section<'_>) -> Config {
     let (balance, comments) = bounds::balance(root);
     let state_dir = state::state_dir(root);
     let listen = listen::listen(root);
+    let (admin, admin_hosts) = listen::admin(root, &listen);
     Config {
-        admin: listen::admin(root, &listen),
+        admin,
+        admin_hosts,
         listen,
         metrics: listen::metrics(root),
         database: state::database(root, &state_dir),

@@ -20,6 +20,7 @@ pub fn show(config: &Config) -> Value {
     let Config {
         listen,
         admin,
+        admin_hosts,
         metrics,
         state_dir,
         database,
@@ -42,7 +43,10 @@ pub fn show(config: &Config) -> Value {
     let tiers = tiers.iter().map(|(name, tier)| (name.clone(), show_tier(tier)));
     let mut shown = json!({
         "listen": listen.iter().map(show_listen).collect::<Vec<_>>(),
-        "admin": { "address": admin.map_or_else(|| "same".to_owned(), |own| own.to_string()) },
+        "admin": {
+            "address": admin.map_or_else(|| "same".to_owned(), |own| own.to_string()),
+            "hosts": admin_hosts,
+        },
         "metrics": metrics.map_or_else(|| json!("off"), |address| json!({ "address": address })),
         "state_dir": path(state_dir),
         "database": show_database(database),

@@ -3,17 +3,19 @@
 //! What the head can decide is decided before a byte of the body is read: an unknown caller costs
 //! a hash and a lookup. Each step adds what it found to [`Ctx`].
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
 use pingora::Error;
+use pingora::http::RequestHeader;
 use pingora::proxy::Session;
 
 use super::Gateway;
 use super::body::{self, Unread};
 use super::cors;
 use super::ctx::{Ctx, Target};
+use super::everywhere::Round;
+use super::host;
 use super::managed;
 use super::patience;
 use super::quota;
@@ -21,7 +23,7 @@ use super::refusal::Refusal;
 use super::seating::{self, no_place};
 use crate::auth::credential::PathKey;
 use crate::auth::{Asking, AuthError, Principal, Signed, login};
-use crate::config::RouteClass;
+use crate::config::{Config, RouteClass};
 use crate::model::{BadName, ModelName};
 use crate::payload::{self, BadPayload, Payload, Ready};
 use crate::policy::{self, Denied, RoutePermit};
@@ -65,6 +67,8 @@ pub(super) enum Admitted {
     Local(Action),
     /// To be sent to [`Ctx::target`].
     Proxied,
+    /// To be done on several instances.
+    Everywhere(Round),
 }
 
 /// Takes a request from its head to its place.
@@ -77,7 +81,10 @@ pub(super) async fn admit(
     if route.action == Action::Login {
         read_login(gateway, session, ctx).await?;
     }
-    let Class::Guarded(_) = route.class else { return Ok(Admitted::Local(route.action)) };
+    let Class::Guarded(class) = route.class else { return Ok(Admitted::Local(route.action)) };
+    if class == RouteClass::Admin {
+        host::check(session.req_header(), ctx).inspect_err(|no| log_denial(ctx, &no.detail))?;
+    }
     refuse_foreign_pages(session, ctx, route)?;
     authenticate(gateway, session, ctx).await?;
     let permit = authorise(ctx, route)?;
@@ -112,15 +119,7 @@ pub(super) async fn admit(
             ctx.estimate = look_at(body, payload::estimate_tokens).await?;
             Ok(Admitted::Local(route.action))
         }
-        Action::Manage(op) => {
-            choose_managed(gateway, session, ctx)?;
-            managed::write_down(gateway, session, ctx, op).await?;
-            if ctx.body.is_none() {
-                // the instance never hears of the expectation, so nobody else would answer it
-                body::send_continue(session).await.map_err(Unread::from)?;
-            }
-            Ok(Admitted::Proxied)
-        }
+        Action::Manage(op) => managed::admit(gateway, session, ctx, op).await,
         Action::Account | Action::Admin => {
             keep_body(gateway, session, ctx, ADMIN_BODY).await?;
             Ok(Admitted::Local(route.action))
@@ -141,14 +140,8 @@ async fn read_login(gateway: &Gateway, session: &mut Session, ctx: &mut Ctx) -> 
 
 fn find_route(session: &Session, ctx: &mut Ctx) -> Result<&'static route::Route, Refusal> {
     let head = session.req_header();
-    let path = head.raw_path();
-    let mut path = path.split(|byte| *byte == b'?').next().unwrap_or_default();
-    if ctx.config.auth.key_in_path
-        && let Some((key, rest)) = PathKey::strip(path)
-    {
-        ctx.path_key = Some(key);
-        path = rest;
-    }
+    let (key, path) = path_of(head, &ctx.config);
+    ctx.path_key = key;
     let found = route::find_at(ctx.door, &head.method, path).inspect_err(|no_route| {
         ctx.dialect = match no_route {
             NoRoute::NotFound(dialect) | NoRoute::MethodNotAllowed { dialect, .. } => *dialect,
@@ -159,6 +152,13 @@ fn find_route(session: &Session, ctx: &mut Ctx) -> Result<&'static route::Route,
     ctx.upstream_path = found.upstream_path();
     ctx.parameter = found.parameter.map(|parameter| parameter.into_owned());
     Ok(found.route)
+}
+
+/// The path without its query, and without the key before it, if one may stand there.
+pub(super) fn path_of<'h>(head: &'h RequestHeader, config: &Config) -> (Option<PathKey>, &'h [u8]) {
+    let path = head.raw_path().split(|byte| *byte == b'?').next().unwrap_or_default();
+    let stripped = config.auth.key_in_path.then(|| PathKey::strip(path)).flatten();
+    stripped.map_or((None, path), |(key, path)| (Some(key), path))
 }
 
 async fn authenticate(gateway: &Gateway, session: &Session, ctx: &mut Ctx) -> Result<(), Refusal> {
@@ -402,26 +402,5 @@ fn find_instance(gateway: &Gateway, ctx: &mut Ctx) -> Result<(), Refusal> {
     let found = gateway.scheduler.find(model.as_ref(), Surface::Ollama, &[]);
     let index = found.map_err(|nowhere| no_place(gateway, ctx, nowhere.into()))?;
     ctx.take(Target::Instance(index), &gateway.live);
-    Ok(())
-}
-
-/// The instance that the client names, else the configured one, else the only one.
-fn choose_managed(gateway: &Gateway, session: &Session, ctx: &mut Ctx) -> Result<(), Refusal> {
-    let fleet = Arc::clone(&ctx.fleet);
-    let ollamas = || fleet.instances().iter().filter(|instance| instance.is_ollama());
-    let named = session.get_header("x-usher-upstream").map(|value| value.to_str().unwrap_or(""));
-    let named = named.or(ctx.config.manage_default.as_deref());
-    let chosen = match named {
-        Some(name) => fleet.named(name).filter(|instance| instance.is_ollama()),
-        None if ollamas().count() == 1 => ollamas().next(),
-        None => None,
-    };
-    let Some(instance) = chosen else {
-        let names: Vec<_> = ollamas().map(|instance| instance.config.name.as_str()).collect();
-        let names = names.join(", ");
-        let detail = format!("Name the instance in X-Usher-Upstream, one of: {names}");
-        return Err(Refusal::bad_request(detail));
-    };
-    ctx.take(Target::Instance(instance.id), &gateway.live);
     Ok(())
 }

@@ -15,6 +15,7 @@ use http::{HeaderMap, HeaderValue, Method};
 use pingora::Result;
 use pingora::http::{RequestHeader, ResponseHeader};
 
+use super::admit;
 use super::ctx::Ctx;
 use crate::route::{self, NoRoute};
 
@@ -85,7 +86,7 @@ impl Preflight {
         }
         let wanted = request.headers.get(ACCESS_CONTROL_REQUEST_METHOD)?;
         let wanted = Method::from_bytes(wanted.as_bytes()).ok()?;
-        let path = request.raw_path().split(|byte| *byte == b'?').next().unwrap_or_default();
+        let (_, path) = admit::path_of(request, &ctx.config);
         let methods = match route::find_at(ctx.door, &wanted, path) {
             Ok(found) => found.route.methods,
             Err(NoRoute::MethodNotAllowed { allow, .. }) => allow,

@@ -53,6 +53,8 @@ pub struct Ctx {
     pub(super) client: ClientAddr,
     /// Whether nobody can listen: TLS, or the machine's own network.
     pub(super) private: bool,
+    /// Whether it is TLS.
+    pub(super) encrypted: bool,
     /// The key that stood in the path.
     pub(super) path_key: Option<PathKey>,
     /// The origin of the page that asks, if its browser may let it read the answer.
@@ -181,6 +183,7 @@ impl Ctx {
             request_id: RequestId::NONE,
             client: ClientAddr::of(SocketAddr::from(([0, 0, 0, 0], 0))),
             private: false,
+            encrypted: false,
             path_key: None,
             origin: None,
             route: None,
@@ -234,7 +237,8 @@ impl Ctx {
                 }
             };
         }
-        self.private |= session.digest().is_some_and(|digest| digest.ssl_digest.is_some());
+        self.encrypted = session.digest().is_some_and(|digest| digest.ssl_digest.is_some());
+        self.private |= self.encrypted;
         self.origin = cors::allowed(given, &self.config.cors_origins);
         if let Some(Companions { watchdog, last }) = Companions::of(session) {
             self.watchdog = Some(watchdog);

@@ -31,7 +31,7 @@ const FRAMING: [HeaderName; 2] = [CONTENT_LENGTH, TRANSFER_ENCODING];
 const USUAL: usize = 12;
 
 pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const X_USHER_UPSTREAM: HeaderName = HeaderName::from_static("x-usher-upstream");
+pub(super) const X_USHER_UPSTREAM: HeaderName = HeaderName::from_static("x-usher-upstream");
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 /// These three, six of limits, and what Pingora and CORS may add.
 const ADDED: usize = 14;

@@ -119,6 +119,26 @@ fn numbers(version: &str) -> Vec<u64> {
     version.split(|c: char| !c.is_ascii_digit()).map_while(|digits| digits.parse().ok()).collect()
 }
 
+/// Begins an answer that comes piece by piece.
+pub(super) async fn begin(
+    session: &mut Session,
+    ctx: &Ctx,
+    headers: &[(HeaderName, HeaderValue)],
+) -> Result<()> {
+    let mut head = ResponseHeader::build(200, Some(6))?;
+    for (name, value) in headers {
+        head.insert_header(name, value)?;
+    }
+    // HTTP/1.0 knows no chunks: the end of the connection is the end of the answer
+    if session.req_header().version != http::Version::HTTP_10 {
+        head.insert_header(http::header::TRANSFER_ENCODING, "chunked")?;
+    }
+    head.insert_header("X-Request-Id", ctx.request_id.value())?;
+    quota::tell(&mut head, ctx)?;
+    cors::grant(&mut head, ctx)?;
+    session.write_response_header(Box::new(head), false).await
+}
+
 /// Sends an answer that was made here.
 pub(super) async fn write(
     session: &mut Session,

@@ -1,42 +1,135 @@
-//! What changes the models of an instance is written down before it is done: who, from where, what,
-//! on which instance.
+//! What changes the models of an instance, or of all: chosen, and written down before it is done:
+//! who, from where, what, on which instance.
 
+use std::sync::Arc;
+
+use http::Method;
 use pingora::proxy::Session;
 
 use super::Gateway;
-use super::admit::{ADMIN_BODY, Stop, keep_body, look_at};
-use super::body;
-use super::ctx::Ctx;
+use super::admit::{ADMIN_BODY, Admitted, Stop, keep_body, look_at};
+use super::body::{self, Unread};
+use super::ctx::{Ctx, Target};
+use super::everywhere::Round;
 use super::refusal::Refusal;
+use crate::config::EVERY_INSTANCE;
+use crate::model::ModelName;
 use crate::payload::{self, Payload};
 use crate::route::ManageOp;
 use crate::store::Actor;
 use crate::telemetry::security_log::SecurityEvent;
+use crate::upstream::{Fleet, Instance};
 
-/// Writes the act down. Asking whether a blob is there is none.
-pub(super) async fn write_down(
+/// Where something is to be done.
+enum Place {
+    One(Arc<Instance>),
+    Everywhere(Vec<Arc<Instance>>),
+}
+
+/// Finds out where it is to be done, and writes it down.
+pub(super) async fn admit(
     gateway: &Gateway,
     session: &mut Session,
     ctx: &mut Ctx,
     op: ManageOp,
-) -> Result<(), Stop> {
-    let payload = read_small(gateway, session, ctx, op).await?;
-    if session.req_header().method == http::Method::HEAD {
-        return Ok(());
+) -> Result<Admitted, Stop> {
+    let chosen = choose(session, ctx)?;
+    if let Place::One(instance) = &chosen {
+        ctx.take(Target::Instance(instance.id), &gateway.live);
     }
+    let payload = match chosen {
+        Place::One(_) => read_small(gateway, session, ctx, op).await?,
+        Place::Everywhere(_) => read_whole(gateway, session, ctx, op).await?,
+    };
+    let chosen = match chosen {
+        // the same layers from each of them would only be sent several times
+        Place::Everywhere(all) if op == ManageOp::Push => match pushes(&all, payload.as_ref()) {
+            Some(instance) => {
+                ctx.take(Target::Instance(instance.id), &gateway.live);
+                Place::One(instance)
+            }
+            None => Place::Everywhere(all),
+        },
+        other => other,
+    };
+    if session.req_header().method != Method::HEAD {
+        write_down(gateway, ctx, op, (payload.as_ref(), &chosen)).await?;
+    }
+    match chosen {
+        Place::One(_) => {
+            if ctx.body.is_none() {
+                // the instance never hears of the expectation, so nobody else would answer it
+                body::send_continue(session).await.map_err(Unread::from)?;
+            }
+            Ok(Admitted::Proxied)
+        }
+        Place::Everywhere(instances) => {
+            let tells = matches!(op, ManageOp::Pull | ManageOp::Create | ManageOp::Push);
+            let streams = tells && payload.is_some_and(|payload| payload.stream != Some(false));
+            Ok(Admitted::Everywhere(Round { op, instances, streams }))
+        }
+    }
+}
+
+/// The instance that the client names, else the configured one, else the only one; or all.
+fn choose(session: &Session, ctx: &Ctx) -> Result<Place, Refusal> {
+    let named = session.get_header("x-usher-upstream").map(|value| value.to_str().unwrap_or(""));
+    let named = named.or(ctx.config.manage_default.as_deref());
+    let mut ollamas = ollamas(&ctx.fleet);
+    let chosen = match named {
+        Some(EVERY_INSTANCE) if ollamas.len() > 1 => return Ok(Place::Everywhere(ollamas)),
+        Some(EVERY_INSTANCE) => ollamas.pop(),
+        Some(name) => ollamas.iter().find(|instance| instance.config.name == name).cloned(),
+        None if ollamas.len() == 1 => ollamas.pop(),
+        None => None,
+    };
+    chosen.map(Place::One).ok_or_else(|| {
+        let names: Vec<_> = ollamas.iter().map(|instance| &*instance.config.name).collect();
+        let names = names.join(", ");
+        Refusal::bad_request(format!(
+            "Name the instance in X-Usher-Upstream, one of: {names}; or {EVERY_INSTANCE}"
+        ))
+    })
+}
+
+fn ollamas(fleet: &Fleet) -> Vec<Arc<Instance>> {
+    fleet.instances().iter().filter(|instance| instance.is_ollama()).cloned().collect()
+}
+
+/// The instance that uploads a model: the first that has it, else one that will say so.
+fn pushes(all: &[Arc<Instance>], payload: Option<&Payload>) -> Option<Arc<Instance>> {
+    let name = payload.and_then(Payload::model_or_name).and_then(|it| ModelName::parse(it).ok());
+    let has = |instance: &&Arc<Instance>| {
+        let status = instance.status();
+        let has = name.as_ref().is_some_and(|name| status.lists.models.contains(name.key()));
+        status.up && has
+    };
+    let found = all.iter().find(has).or_else(|| all.iter().find(|it| it.status().up));
+    found.or_else(|| all.first()).cloned()
+}
+
+async fn write_down(
+    gateway: &Gateway,
+    ctx: &Ctx,
+    op: ManageOp,
+    (payload, place): (Option<&Payload>, &Place),
+) -> Result<(), Refusal> {
     let detail = match op {
         ManageOp::Blob => ctx.parameter.clone().unwrap_or_default(),
-        ManageOp::Copy => payload.map(|it| copied(&it)).unwrap_or_default(),
-        _ => payload.and_then(|it| it.model_or_name().map(str::to_owned)).unwrap_or_default(),
+        ManageOp::Copy => payload.map(copied).unwrap_or_default(),
+        _ => payload.and_then(Payload::model_or_name).unwrap_or_default().to_owned(),
     };
-    let target = ctx.upstream.as_ref().map(|it| it.config.name.clone()).unwrap_or_default();
+    let targets: Vec<&str> = match place {
+        Place::One(instance) => vec![&instance.config.name],
+        Place::Everywhere(all) => all.iter().map(|instance| &*instance.config.name).collect(),
+    };
     let Some(principal) = &ctx.principal else {
-        return Err(Refusal::internal("an admin without a name".to_owned()).into());
+        return Err(Refusal::internal("an admin without a name".to_owned()));
     };
     let from = ctx.client.to_string();
     let by = Actor { name: &principal.identity.user.username, address: &from };
     let action = action(op);
-    let written = gateway.store.write_down(&by, action, &target, &detail).await;
+    let written = gateway.store.write_down(&by, action, &targets, &detail).await;
     written.map_err(|error| {
         let detail = "The database does not answer now, so nothing was changed";
         Refusal::unavailable("store_unavailable", detail, 2).because(error.to_string())
@@ -48,7 +141,7 @@ pub(super) async fn write_down(
         route: ctx.route_path(),
         key: principal.public_id(),
         user_id: Some(principal.user_id()),
-        reason: format!("{action} {detail} on {target}").trim(),
+        reason: format!("{action} {detail} on {}", targets.join(", ")).trim(),
     }
     .write();
     Ok(())
@@ -67,6 +160,20 @@ async fn read_small(
         return Ok(None);
     }
     let body = keep_body(gateway, session, ctx, ADMIN_BODY).await?;
+    Ok(Some(look_at(body, payload::inspect).await?))
+}
+
+/// What a body says that several instances will get: all but blobs is kept until then.
+async fn read_whole(
+    gateway: &Gateway,
+    session: &mut Session,
+    ctx: &mut Ctx,
+    op: ManageOp,
+) -> Result<Option<Payload>, Stop> {
+    if op == ManageOp::Blob {
+        return Ok(None);
+    }
+    let body = keep_body(gateway, session, ctx, ctx.config.limits.body).await?;
     Ok(Some(look_at(body, payload::inspect).await?))
 }
 

@@ -4,103 +4,157 @@
 //! fail at one account, as a botnet does, are addresses slowed that have not failed there. One
 //! from which the account's owner has logged in before is never slowed by the failures of others.
 //! Accounts are treated alike whether they exist or not. Time is an argument.
+//!
+//! What all addresses together have failed is counted in [`Tallies`], which take the same memory
+//! whatever comes and never count too few: no flood of other names can make it forgotten. What each
+//! address has failed may be forgotten under such a flood, and bounds less than that. The owners'
+//! addresses come from successes alone, which a flood has none of. What we could not judge, because
+//! too many log in at once or the database is away, is no failure.
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use super::recent::Recent;
+use super::tallies::{Mark, Tallies};
 
 /// An address may fail as often as a person mistypes; the limit by address ends a burst.
 const FREE: u32 = 5;
 /// Failures of all addresses within an hour that an account may have before all are slowed.
 const FREE_OF_ALL: u32 = 50;
 /// How long failures are remembered.
-const HOUR: Duration = Duration::from_secs(3600);
+pub(super) const HOUR: Duration = Duration::from_secs(3600);
 /// How long the address of a success is.
 const MONTH: Duration = Duration::from_secs(30 * 86_400);
 /// Entries of each kind that are kept at least: a few megabytes in all.
 const KEPT: usize = 16_384;
+/// Addresses of one account's owner that are kept: the newest.
+const HOMES: usize = 8;
 
 /// Failures so far.
 pub struct Ladder {
     at: Recent<(u64, IpAddr), Steps>,
-    all: Recent<u64, Steps>,
-    homes: Recent<(u64, IpAddr), Option<Instant>>,
+    all: Tallies,
+    homes: Recent<u64, Vec<(IpAddr, Instant)>>,
     hasher: RandomState,
 }
 
-/// Failures of one kind, since when, and until when the next attempt has to wait.
+/// An attempt that counts as a failure until it is known to be none.
+#[derive(Debug)]
+#[must_use]
+pub struct Attempt {
+    account: u64,
+    from: IpAddr,
+    mark: Mark,
+    /// How things stood at its address.
+    before: Option<Instant>,
+}
+
+/// Failures of one address, since when, and until when the next attempt has to wait.
 #[derive(Default)]
 struct Steps {
     failures: u32,
     since: Option<Instant>,
     until: Option<Instant>,
+    /// The attempt that set it last.
+    last: u64,
 }
 
-impl Default for Ladder {
-    fn default() -> Self {
+impl Ladder {
+    /// Nobody has failed yet.
+    pub fn new(now: Instant) -> Self {
         Self {
             at: Recent::new(KEPT),
-            all: Recent::new(KEPT),
+            all: Tallies::new(now),
             homes: Recent::new(KEPT),
             hasher: RandomState::new(),
         }
     }
-}
 
-impl Ladder {
-    /// Counts an attempt at this account as a failure until it [`succeeded`](Self::succeeded):
-    /// attempts at the same time see each other.
+    /// Counts an attempt at this account as a failure until it [`succeeded`](Self::succeeded) or
+    /// was [`withdrawn`](Self::withdraw): attempts at the same time see each other.
     ///
     /// # Errors
     /// How long the caller has to wait; the attempt does not count then.
-    pub fn attempt(&mut self, account: &str, from: IpAddr, now: Instant) -> Result<(), Duration> {
+    pub fn attempt(
+        &mut self,
+        account: &str,
+        from: IpAddr,
+        now: Instant,
+    ) -> Result<Attempt, Duration> {
         let account = self.hasher.hash_one(account);
-        let home = self.homes.get(&(account, from)).copied().flatten();
-        let at_home = home.is_some_and(|at| now.saturating_duration_since(at) < MONTH);
-        let here = self.at.touch((account, from));
-        here.fresh(now);
-        here.wait(now)?;
-        let all = self.all.touch(account);
-        all.fresh(now);
-        if !at_home {
-            all.wait(now)?;
+        if let Some(here) = self.at.get(&(account, from)).filter(|here| !here.is_stale(now)) {
+            wait(here.until, now)?;
         }
-        here.fail(now, FREE);
-        all.fail(now, FREE_OF_ALL);
-        Ok(())
+        if !self.is_home(account, from, now) {
+            wait(self.all.until(account, now), now)?;
+        }
+        let mark = self.all.fail(account, now, |failures| pause(failures, FREE_OF_ALL));
+        let here = self.at.touch((account, from));
+        if here.is_stale(now) {
+            *here = Steps::default();
+        }
+        let before = here.until;
+        here.fail(now, mark.number());
+        Ok(Attempt { account, from, mark, before })
     }
 
-    /// The attempt was none: the password was right.
-    pub fn succeeded(&mut self, account: &str, from: IpAddr, now: Instant) {
-        let account = self.hasher.hash_one(account);
-        self.at.remove(&(account, from));
-        *self.homes.touch((account, from)) = Some(now);
-        let all = self.all.touch(account);
-        all.failures = all.failures.saturating_sub(1);
+    /// The attempt was none: the password was right. What its address has failed is forgiven, and
+    /// where it came from is where the owner is.
+    pub fn succeeded(&mut self, attempt: &Attempt, now: Instant) {
+        let Attempt { account, from, mark, .. } = attempt;
+        self.at.remove(&(*account, *from));
+        self.all.take_back(mark, now);
+        let homes = self.homes.touch(*account);
+        homes.retain(|(home, _)| home != from);
+        homes.push((*from, now));
+        if homes.len() > HOMES {
+            homes.remove(0);
+        }
+    }
+
+    /// Nothing came of the attempt, and that was not its sender's fault.
+    pub fn withdraw(&mut self, attempt: &Attempt, now: Instant) {
+        let Attempt { account, from, mark, before } = attempt;
+        self.all.take_back(mark, now);
+        let key = (*account, *from);
+        if self.at.get(&key).is_none_or(|here| here.failures <= 1) {
+            // it takes no room from those who failed
+            self.at.remove(&key);
+            return;
+        }
+        let here = self.at.touch(key);
+        here.failures -= 1;
+        if here.last == mark.number() {
+            here.until = *before;
+        }
+    }
+
+    fn is_home(&self, account: u64, from: IpAddr, now: Instant) -> bool {
+        let lately = |at: Instant| now.saturating_duration_since(at) < MONTH;
+        let homes = self.homes.get(&account).map(Vec::as_slice).unwrap_or_default();
+        homes.iter().any(|(home, at)| *home == from && lately(*at))
+    }
+}
+
+fn wait(until: Option<Instant>, now: Instant) -> Result<(), Duration> {
+    match until.map(|until| until.saturating_duration_since(now)) {
+        Some(wait) if !wait.is_zero() => Err(wait),
+        _ => Ok(()),
     }
 }
 
 impl Steps {
-    /// Begins anew when the first failure is long ago.
-    fn fresh(&mut self, now: Instant) {
-        if self.since.is_some_and(|since| now.saturating_duration_since(since) >= HOUR) {
-            *self = Self::default();
-        }
+    /// Whether the first failure is so long ago that all is forgotten.
+    fn is_stale(&self, now: Instant) -> bool {
+        self.since.is_some_and(|since| now.saturating_duration_since(since) >= HOUR)
     }
 
-    fn wait(&self, now: Instant) -> Result<(), Duration> {
-        match self.until.map(|until| until.saturating_duration_since(now)) {
-            Some(wait) if !wait.is_zero() => Err(wait),
-            _ => Ok(()),
-        }
-    }
-
-    fn fail(&mut self, now: Instant, free: u32) {
+    fn fail(&mut self, now: Instant, number: u64) {
         self.since.get_or_insert(now);
         self.failures = self.failures.saturating_add(1);
-        self.until = pause(self.failures, free).map(|pause| now + pause);
+        self.until = pause(self.failures, FREE).map(|pause| now + pause);
+        self.last = number;
     }
 }
 
@@ -116,97 +170,4 @@ fn pause(failures: u32, free: u32) -> Option<Duration> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::net::Ipv4Addr;
-
-    use super::*;
-
-    fn address(number: u32) -> IpAddr {
-        Ipv4Addr::from_bits(number).into()
-    }
-
-    fn seconds(seconds: u64) -> Duration {
-        Duration::from_secs(seconds)
-    }
-
-    #[test]
-    fn the_steps_rise_and_end() {
-        for (failures, pause_after) in [
-            (0, None),
-            (4, None),
-            (5, Some(3)),
-            (8, Some(3)),
-            (9, Some(5)),
-            (24, Some(5)),
-            (25, Some(10)),
-            (99, Some(10)),
-            (100, Some(60)),
-            (u32::MAX, Some(60)),
-        ] {
-            assert_eq!(pause(failures, FREE), pause_after.map(seconds), "{failures}");
-        }
-    }
-
-    #[test]
-    fn an_address_that_fails_waits_longer_and_longer_at_that_account_alone() {
-        let (mut ladder, start) = (Ladder::default(), Instant::now());
-        for _ in 0..5 {
-            assert_eq!(ladder.attempt("ann", address(1), start), Ok(()));
-        }
-        assert_eq!(ladder.attempt("ann", address(1), start), Err(seconds(3)));
-        assert_eq!(ladder.attempt("ann", address(1), start + seconds(2)), Err(seconds(1)));
-        assert_eq!(ladder.attempt("bob", address(1), start), Ok(()));
-        assert_eq!(ladder.attempt("ann", address(2), start), Ok(()));
-        assert_eq!(ladder.attempt("ann", address(1), start + seconds(3)), Ok(()));
-        assert_eq!(ladder.attempt("ann", address(1), start + seconds(4)), Err(seconds(2)));
-        assert_eq!(ladder.attempt("ann", address(1), start + HOUR), Ok(()));
-        assert_eq!(ladder.attempt("ann", address(1), start + HOUR), Ok(()), "forgotten");
-    }
-
-    #[test]
-    fn a_success_ends_the_waiting_of_its_address() {
-        let (mut ladder, start) = (Ladder::default(), Instant::now());
-        for _ in 0..5 {
-            assert_eq!(ladder.attempt("ann", address(1), start), Ok(()));
-        }
-        ladder.succeeded("ann", address(1), start);
-        for _ in 0..4 {
-            assert_eq!(ladder.attempt("ann", address(1), start), Ok(()));
-            ladder.succeeded("ann", address(1), start);
-        }
-        assert_eq!(ladder.all.get(&ladder.hasher.hash_one("ann")).unwrap().failures, 4);
-    }
-
-    #[test]
-    fn many_who_fail_slow_strangers_and_never_where_the_owner_is_known() {
-        let (mut ladder, start) = (Ladder::default(), Instant::now());
-        let home = address(7);
-        assert_eq!(ladder.attempt("ann", home, start), Ok(()));
-        ladder.succeeded("ann", home, start);
-        for number in 100..150 {
-            assert_eq!(ladder.attempt("ann", address(number), start), Ok(()), "{number}");
-        }
-        assert_eq!(ladder.attempt("ann", address(8), start), Err(seconds(3)));
-        assert_eq!(ladder.attempt("bob", address(8), start), Ok(()));
-        assert_eq!(ladder.attempt("ann", home, start), Ok(()), "its own home");
-        ladder.succeeded("ann", home, start);
-        assert_eq!(ladder.attempt("ann", address(8), start + seconds(3)), Ok(()), "not for good");
-        let later = start + MONTH;
-        for number in 100..150 {
-            assert_eq!(ladder.attempt("ann", address(number), later), Ok(()));
-        }
-        assert!(ladder.attempt("ann", home, later).is_err(), "a month without a success");
-    }
-
-    #[test]
-    fn a_refused_attempt_does_not_count() {
-        let (mut ladder, start) = (Ladder::default(), Instant::now());
-        for _ in 0..5 {
-            assert!(ladder.attempt("ann", address(1), start).is_ok());
-        }
-        for _ in 0..100 {
-            assert_eq!(ladder.attempt("ann", address(1), start), Err(seconds(3)));
-        }
-        assert!(ladder.attempt("ann", address(1), start + seconds(3)).is_ok());
-    }
-}
+mod tests;

@@ -257,6 +257,21 @@ fn the_smallest_of_all_bounds_holds() {
 }
 
 #[test]
+fn the_smallest_weight_of_all_tiers_holds() {
+    let mut house = House::new();
+    house.add("lab", &[Inference], 1).weight = 4;
+    house.add("heavy", &[Inference], 1).weight = 9;
+    for (user, key, weight) in [
+        ("heavy", None, 9),
+        ("heavy", Some("lab"), 4),
+        ("lab", Some("heavy"), 4),
+        ("heavy", Some("free"), 1),
+    ] {
+        assert_eq!(house.chat(&caller(user, key)).weight(), weight, "{user} {key:?}");
+    }
+}
+
+#[test]
 fn what_may_be_done_to_a_model_is_what_every_tier_allows() {
     let mut house = House::new();
     house.add("lab", &[Inference, Manage], 1).taming.max_output = Some(100);

@@ -88,18 +88,23 @@ impl Store {
         action: &str,
         target: &str,
     ) -> Result<(), StoreError> {
-        self.write_down(by, action, target, "").await
+        self.write_down(by, action, &[target], "").await
     }
 
-    /// Writes down an act that changes nothing else in the database, and more of it.
+    /// Writes down an act that changes nothing else in the database, and more of it: for each of
+    /// those to whom it is done, or not at all.
     pub async fn write_down(
         &self,
         by: &Actor<'_>,
         action: &str,
-        target: &str,
+        targets: &[&str],
         detail: &str,
     ) -> Result<(), StoreError> {
-        self.change(by).await?.commit(action, target, detail).await
+        let mut change = self.change(by).await?;
+        for target in targets {
+            change.record(action, target, detail).await?;
+        }
+        change.faults.of(change.tx.commit().await)
     }
 
     /// Begins a change: whoever holds one is the only writer of the whole database.

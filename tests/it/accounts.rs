@@ -248,6 +248,23 @@ fn a_logout_ends_that_token_at_once_and_no_other() {
 }
 
 #[test]
+fn what_was_ended_stays_ended_when_the_process_was_killed() {
+    let (_instance, mut gateway) = house(|it| it);
+    let (one, two) = (token(&gateway), token(&gateway));
+    assert_eq!(gateway.request("POST", "/auth/logout").bearer(&one).send().status, 204);
+    gateway.signal("KILL");
+    gateway.start_again();
+    eventually("it answers again", || me(&gateway, &two).status == 200);
+    assert_eq!(refused(&me(&gateway, &one)), invalid());
+    gateway.home().usher_json(&["users", "disable", "ann"]);
+    eventually("disabled", || refused(&me(&gateway, &two)) == invalid());
+    gateway.signal("KILL");
+    gateway.start_again();
+    eventually("it is known", || refused(&me(&gateway, &two)) == invalid());
+    assert_eq!(me(&gateway, &two).status, 401, "not for a moment more");
+}
+
+#[test]
 fn a_changed_password_tier_or_account_ends_tokens_within_a_second_or_so() {
     let (_instance, gateway) = house(|it| it.config("auth: { login: { attempts: 100/min } }"));
     let home = gateway.home();
@@ -316,6 +333,20 @@ fn a_token_is_refused_for_whatever_is_not_right_about_it() {
     });
     let log = gateway.log().join("\n");
     assert!(!log.contains(signature) && !log.contains(claims), "no part of a token is logged");
+}
+
+#[test]
+fn it_is_said_at_the_start_who_may_come_in() {
+    let (_instance, gateway) = house(|it| {
+        it.config(
+            "auth: { api_keys: { path: true, header: X-Own-Key }, issuers: [ { name: idp, \
+             issuer: 'https://id.example', audience: usher, jwks_file: absent.json, \
+             default_tier: free } ] }",
+        )
+    });
+    let ways = "known by API keys in x-own-key or Authorization or the path, tokens of usher and \
+                of idp, registered SSH keys";
+    assert!(gateway.log().iter().any(|line| line.contains(ways)), "{:#?}", gateway.log());
 }
 
 #[test]

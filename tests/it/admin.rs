@@ -6,6 +6,7 @@ mod crash;
 mod document;
 mod door;
 mod elsewhere;
+mod everywhere;
 mod keys;
 mod lists;
 mod managed;

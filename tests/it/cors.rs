@@ -49,8 +49,33 @@ fn a_preflight_of_a_listed_page_is_answered_here_without_a_credential() {
     assert_eq!(tags.header("access-control-allow-methods"), Some("GET, HEAD"));
     let unknown = preflight(&gateway, "/api/me", PAGE).send();
     assert_eq!(unknown.status, 404);
+    let no_key_in_paths = preflight(&gateway, "/k/usk_x/v1/chat/completions", PAGE).send();
+    assert_eq!(no_key_in_paths.status, 404);
     let asked = instance.requests();
     assert!(asked.iter().all(|request| request["method"] != "OPTIONS"), "{asked:?}");
+}
+
+#[test]
+fn a_preflight_of_a_path_with_a_key_before_it_is_that_of_the_path() {
+    let instance = sim().args(&["--speed", "20"]).start();
+    let gateway = gateway()
+        .upstream("one", &instance.url())
+        .user("ada", "premium")
+        .config("cors: { origins: ['https://app.example'] }")
+        .config("auth: { api_keys: { path: true } }")
+        .start();
+    let key = gateway.key("ada").to_owned();
+    for key in [&key, "usk_nobodys"] {
+        let answer = preflight(&gateway, &format!("/k/{key}/v1/chat/completions"), PAGE).send();
+        assert_eq!(answer.status, 204, "{}", answer.text());
+        assert_eq!(answer.header("access-control-allow-origin"), Some(PAGE));
+        assert_eq!(answer.header("access-control-allow-methods"), Some("POST"));
+    }
+    let path = format!("/k/{key}/v1/chat/completions");
+    let sent = gateway.post(&path, &chat("llama3.2")).header("Origin", PAGE).send();
+    assert_eq!((sent.status, sent.header("access-control-allow-origin")), (200, Some(PAGE)));
+    assert_eq!(preflight(&gateway, &format!("/k/{key}/nowhere"), PAGE).send().status, 404);
+    assert_eq!(preflight(&gateway, &path, "https://evil.example").send().status, 405);
 }
 
 #[test]

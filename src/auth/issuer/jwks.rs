@@ -198,6 +198,7 @@ mod tests {
             rsa_key("x", 255),
             rsa_key("x", 1025),
             with(ec_key("x"), "crv", json!("P-384")),
+            with(ec_key("x"), "alg", json!("ES384")),
             with(ec_key("x"), "x", json!(b64(31))),
             with(ec_key("x"), "y", json!(b64(33))),
             with(ed_key("x"), "crv", json!("Ed448")),
@@ -207,8 +208,15 @@ mod tests {
             assert_eq!(set(std::slice::from_ref(&other)), Err(BadSet::Useless), "{other}");
             assert_eq!(set(&[ec_key("good"), other]).unwrap().len(), 1);
         }
-        let verify = with(ec_key("x"), "key_ops", json!(["verify"]));
-        assert!(set(&[verify]).is_ok());
+        for good in [
+            with(ec_key("x"), "key_ops", json!(["verify"])),
+            with(ec_key("x"), "alg", json!("ES256")),
+            with(ed_key("x"), "alg", json!("Ed25519")),
+            with(rsa_key("x", 256), "alg", json!("RS256")),
+            with(rsa_key("x".repeat(256).as_str(), 256), "use", json!("sig")),
+        ] {
+            assert!(set(std::slice::from_ref(&good)).is_ok(), "{good}");
+        }
         let padded = BASE64_URL_SAFE_NO_PAD.encode([vec![0; 300], vec![0x7f; 256]].concat());
         let leading_zeros = with(rsa_key("x", 256), "n", json!(padded));
         assert_eq!(set(&[leading_zeros]), Err(BadSet::Useless), "2047 bits");

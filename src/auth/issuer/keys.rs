@@ -1,9 +1,10 @@
 //! An issuer's published keys, and where they come from.
 //!
-//! They are asked for from time to time, and when a token names a key that is not among them; the
-//! latter at most twice a minute, whoever asks, and once for all who ask at the same time. While
-//! the issuer is away its keys go on to be believed. Nobody follows it elsewhere, and nothing large
-//! is read.
+//! They are asked for from time to time, and when a token may be of a key that is not among them:
+//! it names another one, or cannot be told to be of one of these because it or they have no name.
+//! The latter at most twice a minute, whoever asks, and once for all who ask at the same time.
+//! While the issuer is away its keys go on to be believed. Nobody follows it elsewhere, and nothing
+//! large is read.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -26,7 +27,7 @@ use crate::auth::tokens::Doubt;
 const INTERVAL: Duration = Duration::from_secs(600);
 /// Between two looks at one that does not, and at a file.
 const SOON: Duration = Duration::from_secs(15);
-/// Between two looks because of a key that is not known.
+/// Between two looks because of a key that may be new.
 const FORCED: Duration = Duration::from_secs(30);
 /// Longest time that an issuer may take.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -59,12 +60,19 @@ struct Held {
     state: u64,
 }
 
+/// Why none of the keys held verifies a token.
+struct Unverified {
+    fault: TokenFault,
+    /// Whether a key that is not held may be the one that does.
+    may_be_new: bool,
+}
+
 /// The last look.
 #[derive(Default)]
 struct Last {
     /// When it was over.
     at: Option<Instant>,
-    /// When it was over, if it was because of an unknown key.
+    /// When it was over, if it was because of a key that may be new.
     forced: Option<Instant>,
 }
 
@@ -130,48 +138,48 @@ impl Keys {
         });
     }
 
-    /// Whether one of the keys signed the token. If none of them can be the one that did, the
-    /// origin is asked whether there are new ones.
+    /// Whether one of the keys signed the token. If it may be one that is not held, the origin is
+    /// asked whether there are new ones.
     pub(super) async fn verify(self: &Arc<Self>, token: &Token<'_>) -> Result<(), Doubt> {
         match self.try_held(token) {
-            Err(TokenFault::Key) => {}
-            judged => return Ok(judged?),
+            Ok(()) => return Ok(()),
+            Err(Unverified { fault, may_be_new: false }) => return Err(fault.into()),
+            Err(_) => {}
         }
         // a task of its own: a client that leaves does not stop what others wait for
         let keys = Arc::clone(self);
         let looking = tokio::spawn(async move { keys.look_again().await });
         let _ = tokio::time::timeout(WAIT, looking).await;
         match self.try_held(token) {
-            Err(TokenFault::Key) if self.away.load(Ordering::Acquire) => {
+            Ok(()) => Ok(()),
+            Err(Unverified { may_be_new: true, .. }) if self.away.load(Ordering::Acquire) => {
                 let text = format!("the keys of issuer {} cannot be had", self.issuer);
                 Err(Doubt::Unavailable(Unavailable(text)))
             }
-            judged => Ok(judged?),
+            Err(Unverified { fault, .. }) => Err(fault.into()),
         }
     }
 
-    /// With the key that the token names; with all of its algorithm if it names none.
-    fn try_held(&self, token: &Token<'_>) -> Result<(), TokenFault> {
+    /// With the key that the token names and with those that have no name; with all if it names
+    /// none. Only a key of that very name says for certain that no other one is meant.
+    fn try_held(&self, token: &Token<'_>) -> Result<(), Unverified> {
         let held = self.held.load();
-        let named = |key: &&PublicKey| match (token.key_id(), key.name.as_deref()) {
-            (Some(wanted), Some(name)) => wanted == name,
-            (Some(_), None) | (None, _) => true,
+        let wanted = token.key_id();
+        let is_meant = |key: &PublicKey| wanted.is_some() && key.name.as_deref() == wanted;
+        let may_be = |key: &&PublicKey| wanted.is_none() || key.name.is_none() || is_meant(key);
+        let candidates: Vec<&PublicKey> = held.keys.iter().filter(may_be).collect();
+        let fits = |key: &&&PublicKey| key.algorithm == token.algorithm();
+        let mut fitting = candidates.iter().filter(fits).peekable();
+        let fault = match () {
+            () if candidates.is_empty() => TokenFault::Key,
+            () if fitting.peek().is_none() => TokenFault::Algorithm,
+            () if fitting.any(|key| token.is_signed_by(&key.key)) => return Ok(()),
+            () => TokenFault::Signature,
         };
-        let mut named = held.keys.iter().filter(named).peekable();
-        if named.peek().is_none() {
-            return Err(TokenFault::Key);
-        }
-        let mut fitting = named.filter(|key| key.algorithm == token.algorithm()).peekable();
-        if fitting.peek().is_none() {
-            return Err(TokenFault::Algorithm);
-        }
-        match fitting.any(|key| token.is_signed_by(&key.key)) {
-            true => Ok(()),
-            false => Err(TokenFault::Signature),
-        }
+        Err(Unverified { fault, may_be_new: !candidates.iter().any(|key| is_meant(key)) })
     }
 
-    /// Looks at the origin because of a key that is not known, unless that was done just now.
+    /// Looks at the origin because of a key that may be new, unless that was done just now.
     async fn look_again(&self) {
         let asked = Instant::now();
         let mut last = self.last.lock().await;

@@ -352,3 +352,57 @@ async fn what_one_set_refuses_another_that_cannot_be_had_may_know() {
         assert!(matches!(doubt, Doubt::Unavailable(_)), "{doubt:?}");
     }
 }
+
+#[tokio::test]
+async fn a_token_of_8_kib_is_believed_and_a_longer_one_is_not() {
+    let (_, tokens) = believed("");
+    let padded = |length| hs256(SECRET, &with(&ours(), "pad", json!("x".repeat(length))));
+    let of = |size| (5000..7000).map(padded).find(|token| token.len() == size).unwrap();
+    assert!(check(&tokens, &of(8192)).await.is_ok());
+    assert_eq!(fault(&tokens, &of(8193)).await, TokenFault::Malformed);
+}
+
+#[tokio::test]
+async fn a_token_is_forgotten_once_it_is_over() {
+    let (_, tokens) = believed("");
+    let now = Timestamp::now();
+    let token = hs256(SECRET, &with(&ours(), "exp", json!(now.as_second() + 1)));
+    tokens.check(&token, now).await.unwrap_or_else(|doubt| panic!("{doubt:?}"));
+    let remembered = || {
+        tokens.checked.run_pending_tasks();
+        tokens.checked.entry_count()
+    };
+    assert_eq!(remembered(), 1);
+    let patience = Instant::now() + Duration::from_secs(20);
+    while remembered() > 0 {
+        assert!(Instant::now() < patience, "it is still there");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_was_withdrawn_ends_the_tokens_that_were_remembered_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("jwks.json");
+    let (old, new) = (Pair::ed(), Pair::ed());
+    let publish = |pair: &Pair, name| {
+        fs::write(&file, json!({ "keys": [pair.public(name)] }).to_string()).unwrap();
+    };
+    publish(&old, "old");
+    let (_, tokens) = believed(&format!(
+        "issuers: [ {{ name: idp, issuer: 'https://base.example/auth/v1', \
+         audience: authenticated, default_tier: free, jwks_file: '{}' }} ]",
+        file.display()
+    ));
+    tokens.keep_fresh();
+    while tokens.issuers[0].state() == 0 {
+        tokio::task::yield_now().await;
+    }
+    let old_token = old.token("old", &claims());
+    for _ in 0..2 {
+        assert!(check(&tokens, &old_token).await.is_ok());
+    }
+    publish(&new, "new");
+    assert!(check(&tokens, &new.token("new", &claims())).await.is_ok(), "it is looked for");
+    assert_eq!(fault(&tokens, &old_token).await, TokenFault::Key);
+}

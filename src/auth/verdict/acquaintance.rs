@@ -50,5 +50,7 @@ mod tests {
         for other in ["usk_b", "usk_", "usk_ab", "Usk_a", ""] {
             assert!(!same("usk_a", other), "{other}");
         }
+        // differences that would undo each other if they were added up
+        assert!(!same("usk_ab", "usk_ba") && !same("usk_aa", "usk_bb"));
     }
 }

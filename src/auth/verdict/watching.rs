@@ -183,3 +183,20 @@ impl Authenticator {
         reached.revision.filter(|_| lately && reached.epoch == Some(epoch))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_revision_is_told_at_once_and_a_known_one_every_now_and_then() {
+        let (mut told, start) = (Told::default(), Instant::now());
+        let just_before = TELL - Duration::from_millis(1);
+        assert!(told.is_due(1, start), "nothing was told yet");
+        assert!(!told.is_due(1, start) && !told.is_due(1, start + just_before));
+        assert!(told.is_due(2, start + just_before), "it is new");
+        assert!(!told.is_due(2, start + TELL), "that was told a moment ago");
+        assert!(told.is_due(2, start + just_before + TELL));
+        assert!(!told.is_due(2, start + just_before + TELL));
+    }
+}

@@ -84,28 +84,48 @@ pub(super) fn metrics(root: &Section<'_>) -> Option<SocketAddr> {
     }
 }
 
-/// `admin`: an address of its own, or none.
-pub(super) fn admin(root: &Section<'_>, listen: &[Listen]) -> Option<SocketAddr> {
+/// `admin`: an address of its own, or none; and its names.
+pub(super) fn admin(
+    root: &Section<'_>,
+    listen: &[Listen],
+) -> (Option<SocketAddr>, BTreeSet<String>) {
     root.section("admin", |s| {
-        let own = s.get("address", |scalar| match &*scalar.text {
-            "same" => Ok(None),
-            _ => address(scalar).map(Some).map_err(|text| format!("expected `same`, or: {text}")),
-        });
-        let plaintext = plaintext(s);
-        let address = own.flatten()?;
-        if plaintext.is_none() && is_public(address) {
-            let port = address.port();
-            let text = format!(
-                "{address} can be reached from other machines, and keys would travel unencrypted: \
-                 say 127.0.0.1:{port}, or add `plaintext: allow`"
-            );
-            s.wrong("address", text);
-        }
-        if address.port() != 0 && listen.iter().any(|listen| listen.address == address) {
-            s.wrong("address", format!("{address} is in `listen` already: say `same`"));
-        }
-        Some(address)
+        let address = own_address(s, listen);
+        (address, s.list("hosts", |item| item.scalar(host)).into_iter().collect())
     })
+}
+
+fn own_address(s: &Section<'_>, listen: &[Listen]) -> Option<SocketAddr> {
+    let own = s.get("address", |scalar| match &*scalar.text {
+        "same" => Ok(None),
+        _ => address(scalar).map(Some).map_err(|text| format!("expected `same`, or: {text}")),
+    });
+    let plaintext = plaintext(s);
+    let address = own.flatten()?;
+    if plaintext.is_none() && is_public(address) {
+        let port = address.port();
+        let text = format!(
+            "{address} can be reached from other machines, and keys would travel unencrypted: \
+                 say 127.0.0.1:{port}, or add `plaintext: allow`"
+        );
+        s.wrong("address", text);
+    }
+    if address.port() != 0 && listen.iter().any(|listen| listen.address == address) {
+        s.wrong("address", format!("{address} is in `listen` already: say `same`"));
+    }
+    Some(address)
+}
+
+/// A name, as it stands before the port in a URL.
+fn host(scalar: &Scalar) -> Result<String, String> {
+    let name = scalar.text.to_ascii_lowercase();
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b".-_".contains(&b);
+    let ends = name.starts_with(['.', '-']) || name.ends_with(['.', '-']);
+    if name.is_empty() || name.len() > 253 || ends || !name.bytes().all(plain) {
+        let hint = "expected a name such as box.example, without scheme and port";
+        return Err(format!("{hint}, found {}", scalar.shown()));
+    }
+    Ok(name)
 }
 
 /// `IP:PORT`.

@@ -7,7 +7,7 @@ use super::reader::{Item, Section};
 use super::secrets::{secret, visible_ascii};
 use super::tree::Scalar;
 use super::values;
-use crate::config::{Upstream, UpstreamKind};
+use crate::config::{EVERY_INSTANCE, Upstream, UpstreamKind};
 
 const EXAMPLE: &str = "{ name: gpu0, url: http://127.0.0.1:11434 }";
 
@@ -54,8 +54,7 @@ fn one(s: &Section<'_>) -> Option<Upstream> {
 fn name(scalar: &Scalar) -> Result<String, String> {
     let name = values::text(scalar)?;
     match (&*name, values::is_name(&name)) {
-        // `manage.default: all` means every instance
-        ("all", _) => Err("`all` means every instance: choose another name".to_owned()),
+        (EVERY_INSTANCE, _) => Err("`all` means every instance: choose another name".to_owned()),
         (_, false) => Err(format!("{}, found {}", values::NAME, scalar.shown())),
         (_, true) => Ok(name),
     }
@@ -160,12 +159,12 @@ fn refuse_ip(ip: IpAddr) -> Result<(), String> {
 /// The metadata service of a cloud that is not link-local in IPv6.
 const METADATA: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
 
-/// `manage.default`: an instance that exists.
+/// `manage.default`: an instance that exists, or all of them.
 pub(super) fn manage_default(root: &Section<'_>, upstreams: &[Upstream]) -> Option<String> {
     let names: Vec<&str> = upstreams.iter().map(|upstream| &*upstream.name).collect();
     root.section("manage", |s| {
         s.nullable("default", |scalar| match &*scalar.text {
-            "all" => Ok("all".to_owned()),
+            EVERY_INSTANCE => Ok(EVERY_INSTANCE.to_owned()),
             _ => values::known("instance", &names)(scalar),
         })
     })

@@ -7,7 +7,7 @@ use super::{Change, Store, in_time, moment, now};
 use crate::config::Rate;
 use crate::config::units::UnitError;
 use crate::store::{
-    ADMIN, Actor, Fingerprint, KeyFilter, KeyLimits, KeyPatch, KeyRecord, KeySpec, KeyState,
+    ADMIN, Act, Actor, Fingerprint, KeyFilter, KeyLimits, KeyPatch, KeyRecord, KeySpec, KeyState,
     LimitsPatch, NewUser, StoreError,
 };
 
@@ -101,14 +101,14 @@ impl Store {
         by: &Actor<'_>,
         id: i64,
         patch: &KeyPatch,
-    ) -> Result<KeyRecord, StoreError> {
+    ) -> Result<Act<KeyRecord>, StoreError> {
         let mut change = self.change(by).await?;
         let before = change.key(id).await?;
         let after = patched(&before, patch);
         let news = differences(&before, &after);
         if news.is_empty() {
             change.abandon().await?;
-            return Ok(before);
+            return Ok(Act::nothing(before));
         }
         check(&after.name, after.models.as_deref(), &after.limits)?;
         if let (true, Some(successor)) = (before.expires_at != after.expires_at, before.replaced_by)
@@ -129,17 +129,17 @@ impl Store {
         let after = change.key(id).await?;
         let detail = format!("{}: {}", describe(&after), news.join(", "));
         change.commit("key.update", &id.to_string(), &detail).await?;
-        Ok(after)
+        Ok(Act::done(after))
     }
 
     /// Ends a key for good, and with it the grace of the one that it replaced. A key that was
     /// revoked before stays so, since then.
-    pub async fn revoke_key(&self, by: &Actor<'_>, id: i64) -> Result<KeyRecord, StoreError> {
+    pub async fn revoke_key(&self, by: &Actor<'_>, id: i64) -> Result<Act<KeyRecord>, StoreError> {
         let mut change = self.change(by).await?;
         let key = change.key(id).await?;
         if key.revoked_at.is_some() {
             change.abandon().await?;
-            return Ok(key);
+            return Ok(Act::nothing(key));
         }
         if let Some(old) = key.replaces {
             let old = change.key(old).await?;
@@ -149,7 +149,7 @@ impl Store {
         }
         let key = change.revoke(key).await?;
         change.faults.of(change.tx.commit().await)?;
-        Ok(key)
+        Ok(Act::done(key))
     }
 }
 

@@ -7,7 +7,7 @@ use sqlx::{AnyConnection, FromRow, Row};
 use super::{Change, Store, in_time, moment};
 use crate::config::Secret;
 use crate::store::record::check_email;
-use crate::store::{ADMIN, Actor, NewUser, StoreError, UserFilter, UserPatch, UserRecord};
+use crate::store::{ADMIN, Act, Actor, NewUser, StoreError, UserFilter, UserPatch, UserRecord};
 
 const LONGEST_USERNAME: usize = 64;
 
@@ -80,7 +80,7 @@ impl Store {
         let patch = UserPatch { tier: Some(tier.to_owned()), ..UserPatch::default() };
         let mut change = self.change(by).await?;
         let user = change.user(username).await?;
-        change.patch_user(user, &patch).await
+        Ok(change.patch_user(user, &patch).await?.record)
     }
 
     /// Disables or enables a user; disabling ends the user's tokens, and is refused with
@@ -94,7 +94,7 @@ impl Store {
         let patch = UserPatch { disabled: Some(disabled), ..UserPatch::default() };
         let mut change = self.change(by).await?;
         let user = change.user(username).await?;
-        change.patch_user(user, &patch).await
+        Ok(change.patch_user(user, &patch).await?.record)
     }
 
     /// Changes an account, all that `patch` says or nothing. Another tier and a disabling end the
@@ -104,7 +104,7 @@ impl Store {
         by: &Actor<'_>,
         id: i64,
         patch: &UserPatch,
-    ) -> Result<UserRecord, StoreError> {
+    ) -> Result<Act<UserRecord>, StoreError> {
         let mut change = self.change(by).await?;
         let user = change.user_by_id(id).await?;
         change.patch_user(user, patch).await
@@ -187,7 +187,7 @@ impl Change<'_> {
         mut self,
         before: UserRecord,
         patch: &UserPatch,
-    ) -> Result<UserRecord, StoreError> {
+    ) -> Result<Act<UserRecord>, StoreError> {
         let mut user = before.clone();
         user.tier.clone_from(patch.tier.as_ref().unwrap_or(&before.tier));
         user.email.clone_from(patch.email.as_ref().unwrap_or(&before.email));
@@ -197,7 +197,7 @@ impl Change<'_> {
         let password = patch.password_hash.as_ref().map(Secret::expose);
         if user == before && !given && password.is_none() {
             self.abandon().await?;
-            return Ok(user);
+            return Ok(Act::nothing(user));
         }
         if let (Some(_), Some(issuer)) = (password, &before.issuer) {
             return Err(logs_in_elsewhere(&before.username, issuer));
@@ -230,7 +230,7 @@ impl Change<'_> {
             self.record("user.set-password", &user.username, "").await?;
         }
         self.faults.of(self.tx.commit().await)?;
-        Ok(user)
+        Ok(Act::done(user))
     }
 
     /// How many others are enabled admins for certain: the next token of a user of another issuer

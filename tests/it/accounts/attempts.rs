@@ -26,6 +26,19 @@ fn five_wrong_attempts_and_the_sixth_is_not_even_looked_at() {
 }
 
 #[test]
+fn however_many_come_at_once_five_are_looked_at() {
+    let (_instance, gateway) = house(|it| it);
+    let wrong = json!({ "username": "ann", "password": WRONG });
+    let waiting: Vec<_> = (0..40).map(|_| gateway.post("/auth/login", &wrong).start()).collect();
+    let answers = waiting.into_iter().map(|wire| wire.exchange("POST").rest().status);
+    let answers: Vec<u16> = answers.collect();
+    // a busy machine may not come to hash one of them in time
+    let looked_at = answers.iter().filter(|status| [401, 503].contains(status)).count();
+    let refused = answers.iter().filter(|status| **status == 429).count();
+    assert_eq!((looked_at, refused), (5, 35), "{answers:?}");
+}
+
+#[test]
 fn right_attempts_count_like_wrong_ones_and_malformed_ones_too() {
     let (_instance, gateway) = house(|it| it.config(BEHIND));
     assert_eq!(statuses(&gateway, "192.0.2.1", PASSWORD, 6), [200, 200, 200, 200, 200, 429]);
@@ -80,4 +93,34 @@ fn many_who_guess_at_one_account_are_slowed_and_its_owner_is_not() {
     assert_eq!(answer.detail(), "Too many failed attempts at this account. Try again later");
     assert!(answer.header("retry-after").is_some());
     assert_eq!(from(&gateway, home, PASSWORD).status, 200, "where the owner has been before");
+}
+
+#[test]
+fn attempts_that_we_were_too_busy_to_judge_are_no_failures() {
+    let (_instance, gateway) = house(|it| it.config(BEHIND));
+    let wrong = json!({ "username": "ann", "password": WRONG });
+    let attempt = |number: usize| {
+        let request = gateway.post("/auth/login", &wrong);
+        request.header("X-Forwarded-For", &format!("203.0.113.{number}"))
+    };
+    // more at once than are hashed and wait to be
+    let waiting: Vec<_> = (1..=45).map(|number| attempt(number).start()).collect();
+    let answers = waiting.into_iter().map(|wire| wire.exchange("POST").rest());
+    let (mut failed, mut busy) = (0, 0);
+    for answer in answers {
+        match answer.status {
+            401 => failed += 1,
+            503 => {
+                assert!(answer.header("retry-after").is_some());
+                busy += 1;
+            }
+            other => panic!("{other}: {}", answer.text()),
+        }
+    }
+    assert!(busy > 0, "{failed} were all judged");
+    for number in failed + 1..=50 {
+        let answer = attempt(100 + number).send();
+        assert_eq!(answer.status, 401, "{number} of 50, {busy} not judged: {}", answer.text());
+    }
+    assert_eq!(attempt(200).send().status, 429, "what was judged counts");
 }

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::FAST;
 use crate::support::gateway::{Gateway, gateway};
-use crate::support::http::Request;
+use crate::support::http::{Answer, Request, Wire};
 use crate::support::sim::sim;
 use crate::support::{chat, eventually};
 
@@ -80,4 +80,48 @@ fn a_door_that_others_could_listen_at_is_a_decision() {
         .upstream("gpu0", "http://127.0.0.1:1")
         .config("admin: { address: '0.0.0.0:0', plaintext: allow }");
     assert_eq!(meant.home().usher(&["check"]).status.code(), Some(0));
+}
+
+/// A GET of the list of keys under this name, with an admin's key.
+fn under(address: SocketAddr, key: &str, host: &str) -> Answer {
+    let mut wire = Wire::connect(address);
+    wire.send(format!("GET /admin/keys HTTP/1.1\r\nHost: {host}\r\nX-API-Key: {key}\r\n\r\n"));
+    wire.exchange("GET").rest()
+}
+
+#[test]
+fn a_page_whose_name_was_made_to_lead_here_administers_nothing() {
+    let sim = sim().args(&FAST).start();
+    let config = "admin: { address: '127.0.0.1:0', hosts: [Box.example] }";
+    let apart = gateway().upstream("gpu0", &sim.url()).config(config).start();
+    let beside = gateway().upstream("gpu0", &sim.url()).config("admin: { hosts: [box.example] }");
+    let beside = beside.start();
+    for (door, key) in
+        [(own_door(&apart), apart.key("admin")), (beside.address(), beside.key("admin"))]
+    {
+        for host in ["127.0.0.1", "localhost:8080", "[::1]:1", "gpubox", "box.example:8443"] {
+            assert_eq!(under(door, key, host).status, 200, "{host}");
+        }
+        for host in ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example:8080"] {
+            let refused = under(door, key, host);
+            assert_eq!(refused.status, 421, "{host}: {}", refused.text());
+            let detail = refused.detail();
+            assert!(detail.contains(host) && detail.contains("admin.hosts"), "{detail}");
+            assert_eq!(under(door, "nobody's", host).status, 421, "before anybody is asked for");
+        }
+        for host in ["localhost/#@x", "a?b", "user@localhost", "local host"] {
+            let refused = under(door, key, host);
+            assert!([400, 421].contains(&refused.status), "{host}: {}", refused.status);
+        }
+    }
+    let models = beside.get("/api/tags").key(beside.key("admin"));
+    assert_eq!(models.send().status, 200);
+    let mut wire = beside.connect();
+    let key = beside.key("admin");
+    wire.send(format!("GET /api/tags HTTP/1.1\r\nHost: evil.example\r\nX-API-Key: {key}\r\n\r\n"));
+    assert_eq!(wire.exchange("GET").rest().status, 200, "any name leads to models");
+    eventually("it is logged", || {
+        let lines = beside.security_lines();
+        lines.iter().any(|line| line.contains("denied") && line.contains("evil.example"))
+    });
 }

@@ -144,6 +144,54 @@ fn a_key_has_what_was_said_and_changes_where_it_is_told_to() {
 }
 
 #[test]
+fn what_changes_nothing_leaves_no_trace() {
+    let (office, _sim) = Office::open();
+    let made = office.post("/admin/keys", &json!({ "user": "ann", "name": "laptop" }));
+    let key = format!("/admin/keys/{}", made["id"]);
+    let users = office.get("/admin/users");
+    let ann = users["data"].as_array().expect("a list").iter().find(|it| it["username"] == "ann");
+    let user = format!("/admin/users/{}", ann.expect("she is there")["id"]);
+    office.ask("DELETE", &key, None, 204);
+    let trail = || office.get("/admin/audit");
+    let before = trail();
+    for (path, body) in [
+        (&key, json!({})),
+        (&key, json!({ "name": "laptop", "models": null })),
+        (&user, json!({})),
+        (&user, json!({ "tier": "free", "disabled": false, "email": null })),
+    ] {
+        office.ask("PATCH", path, Some(&body), 200);
+    }
+    office.ask("DELETE", &key, None, 204);
+    assert_eq!(trail(), before);
+    office.ask("PATCH", &user, Some(&json!({ "email": "ann@example.org" })), 200);
+    let acts = || -> Vec<String> {
+        let lines = office.gateway.security_lines().into_iter();
+        lines.filter(|line| line.contains(" admin ")).collect()
+    };
+    eventually("what changed something is logged", || {
+        acts().last().is_some_and(|line| line.contains("user.update ann"))
+    });
+    assert_eq!(acts().len(), 3, "made, revoked, changed: {:#?}", acts());
+}
+
+#[test]
+fn a_key_that_does_not_work_any_more_is_not_rotated() {
+    let (office, _sim) = Office::open();
+    let make = |name: &str| office.post("/admin/keys", &json!({ "user": "ann", "name": name }));
+    let (revoked, expired) = (make("revoked"), make("expired"));
+    office.ask("DELETE", &format!("/admin/keys/{}", revoked["id"]), None, 204);
+    let past = json!({ "expires_at": "2020-01-01T00:00:00Z" });
+    office.ask("PATCH", &format!("/admin/keys/{}", expired["id"]), Some(&past), 200);
+    for (key, why) in [(revoked, "revoked"), (expired, "expired")] {
+        let path = format!("/admin/keys/{}/rotate", key["id"]);
+        let refusal = office.refusal("POST", &path, &json!({}), 409);
+        assert_eq!(refusal, format!("Key {} is {why}: create a new one", key["id"]));
+    }
+    assert_eq!(ids(&office.get("/admin/keys?user=ann")).len(), 3, "no successor was made");
+}
+
+#[test]
 fn no_answer_but_the_first_holds_a_key_and_none_a_hash() {
     let (office, _sim) = Office::open();
     let made = office.post("/admin/keys", &json!({ "user": "ann", "name": "laptop" }));

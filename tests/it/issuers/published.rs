@@ -128,6 +128,12 @@ impl Pair {
         Mood::Publishes(json!({ "keys": [key] }).to_string())
     }
 
+    /// The same without a name.
+    fn nameless(&self) -> Mood {
+        let Mood::Publishes(set) = self.published("-") else { unreachable!("it publishes") };
+        Mood::Publishes(set.replace("\"kid\":\"-\",", ""))
+    }
+
     fn token(&self, name: &str) -> String {
         let header = json!({ "alg": "ES256", "kid": name });
         let signed = format!("{}.{}", encode(header.to_string()), encode(claims().to_string()));
@@ -151,6 +157,24 @@ fn published_keys_and_a_shared_secret_are_believed_side_by_side() {
     assert!(issuer.asked() <= before + 1, "a flood of unknown keys is no flood of questions");
     let forged = Pair::new().token("one");
     assert_eq!(me(&gateway, &forged).status, 401);
+}
+
+#[test]
+fn a_rotated_key_without_a_name_is_found_by_its_first_token() {
+    let (old, new) = (Pair::new(), Pair::new());
+    let Mood::Publishes(set) = old.nameless() else { unreachable!("it publishes") };
+    assert!(!set.contains("kid"), "{set}");
+    let issuer = Issuer::start(old.nameless());
+    let (_instance, gateway) = issuer.gateway();
+    eventually("its key is known", || me(&gateway, &old.token("any")).status == 200);
+    issuer.turn(new.nameless());
+    assert_eq!(me(&gateway, &new.token("any")).status, 200, "asked for at once");
+    assert_eq!(me(&gateway, &old.token("any")).status, 401, "the old one was withdrawn");
+    let asked = issuer.asked();
+    for _ in 0..20 {
+        assert_eq!(me(&gateway, &Pair::new().token("any")).status, 401);
+    }
+    assert_eq!(issuer.asked(), asked, "a flood of forgeries is no flood of questions");
 }
 
 #[test]

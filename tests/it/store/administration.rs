@@ -37,17 +37,18 @@ async fn a_patch_of_a_user_changes_what_it_names(place: Place) {
     let bob = store.create_user(CLI, &user("bob", "free")).await.unwrap();
     let mail = Some(Some("bob@example.org".to_owned()));
     let all = UserPatch { email: mail, ..patch(Some("premium"), Some(true)) };
-    let changed = store.patch_user(BY, bob.id, &all).await.unwrap();
+    let changed = store.patch_user(BY, bob.id, &all).await.unwrap().record;
     assert_eq!((changed.tier.as_str(), changed.disabled), ("premium", true));
     assert_eq!(changed.email.as_deref(), Some("bob@example.org"));
     assert_eq!(store.show_user_by_id(bob.id).await.unwrap(), changed);
     assert_eq!(place.number(VERSION).await, 1, "one change ends the tokens once");
     let before = store.revision().await.unwrap();
-    store.patch_user(BY, bob.id, &all).await.unwrap();
-    store.patch_user(BY, bob.id, &UserPatch::default()).await.unwrap();
+    for nothing in [&all, &UserPatch::default()] {
+        assert!(!store.patch_user(BY, bob.id, nothing).await.unwrap().changed);
+    }
     assert_eq!(store.revision().await.unwrap(), before, "nothing new, nothing written");
     let none = UserPatch { email: Some(None), ..patch(None, Some(false)) };
-    let back = store.patch_user(BY, bob.id, &none).await.unwrap();
+    let back = store.patch_user(BY, bob.id, &none).await.unwrap().record;
     assert_eq!((back.email, back.disabled, back.tier.as_str()), (None, false, "premium"));
     assert_eq!(place.number(VERSION).await, 1, "neither of these ends tokens");
     assert_eq!(
@@ -70,9 +71,12 @@ async fn the_last_admin_is_neither_patched_away_nor_removed(place: Place) {
     let off = store.create_user(CLI, &user("off", "admin")).await.unwrap();
     store.patch_user(CLI, off.id, &patch(None, Some(true))).await.unwrap();
     for outcome in [
-        store.patch_user(BY, ann.id, &patch(Some("free"), None)).await,
-        store.patch_user(BY, ann.id, &patch(None, Some(true))).await,
-        store.patch_user(BY, ann.id, &patch(Some("premium"), Some(true))).await,
+        store.patch_user(BY, ann.id, &patch(Some("free"), None)).await.map(|act| act.record),
+        store.patch_user(BY, ann.id, &patch(None, Some(true))).await.map(|act| act.record),
+        store
+            .patch_user(BY, ann.id, &patch(Some("premium"), Some(true)))
+            .await
+            .map(|act| act.record),
         store.delete_user(BY, ann.id).await,
     ] {
         assert!(matches!(outcome, Err(StoreError::LastAdmin(name)) if name == "ann"));
@@ -101,7 +105,7 @@ async fn who_is_admin_by_a_token_alone_is_not_the_admin_that_must_stay(place: Pl
     let ann = store.create_user(CLI, &user("ann", "admin")).await.unwrap();
     let eve = visitor(&store, "admin").await;
     for outcome in [
-        store.patch_user(BY, ann.id, &patch(None, Some(true))).await,
+        store.patch_user(BY, ann.id, &patch(None, Some(true))).await.map(|act| act.record),
         store.delete_user(BY, ann.id).await,
     ] {
         assert!(matches!(outcome, Err(StoreError::LastAdmin(name)) if name == "ann"));

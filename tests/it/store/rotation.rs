@@ -185,18 +185,19 @@ async fn a_patch_changes_what_it_names_and_nothing_else(place: Place) {
         },
         expires_at: Some(Some(end)),
     };
-    let changed = store.patch_key(CLI, made.id, &patch).await.unwrap();
+    let changed = store.patch_key(CLI, made.id, &patch).await.unwrap().record;
     assert_eq!(store.show_key(made.id).await.unwrap(), changed);
     assert_eq!((changed.name.as_str(), changed.expires_at), ("phone", Some(end)));
     assert_eq!(changed.limits.requests.as_deref(), Some("5/min"));
     assert_eq!((changed.limits.concurrency, changed.limits.tokens.clone()), (Some(1), None));
     let before = store.revision().await.unwrap();
-    store.patch_key(CLI, made.id, &patch).await.unwrap();
-    store.patch_key(CLI, made.id, &KeyPatch::default()).await.unwrap();
+    for nothing in [&patch, &KeyPatch::default()] {
+        assert!(!store.patch_key(CLI, made.id, nothing).await.unwrap().changed);
+    }
     assert_eq!(store.revision().await.unwrap(), before, "nothing new, nothing written");
     let limits = LimitsPatch { concurrency: Some(None), ..LimitsPatch::default() };
     let back = KeyPatch { models: Some(None), limits, ..KeyPatch::default() };
-    let back = store.patch_key(CLI, made.id, &back).await.unwrap();
+    let back = store.patch_key(CLI, made.id, &back).await.unwrap().record;
     assert_eq!((back.models.clone(), back.limits.concurrency), (None, None));
     assert_eq!(back.limits.requests.as_deref(), Some("5/min"), "the other limit stays");
     assert_eq!((back.name.as_str(), back.expires_at), ("phone", Some(end)));
@@ -220,7 +221,7 @@ async fn the_end_of_a_replaced_key_stays(place: Place) {
         assert_eq!(error.to_string(), text);
     }
     let renamed = KeyPatch { name: Some("going".to_owned()), ..KeyPatch::default() };
-    assert_eq!(store.patch_key(CLI, old, &renamed).await.unwrap().name, "going");
+    assert_eq!(store.patch_key(CLI, old, &renamed).await.unwrap().record.name, "going");
 }
 
 async fn of_many_rotations_at_once_one_succeeds(place: Place) {

@@ -1,3 +1,5 @@
+mod bounds;
+
 use std::fs;
 
 use serde_json::json;
@@ -53,6 +55,54 @@ async fn a_key_that_is_not_known_is_looked_for_at_most_twice_a_minute() {
     }
     published.look().await;
     assert_eq!(published.outcome(&token).await, Ok(()), "the usual look goes on");
+}
+
+/// What an issuer publishes that gives its keys no names.
+fn nameless(pair: &Pair) -> String {
+    let mut key = pair.public("");
+    key.as_object_mut().unwrap().remove("kid");
+    json!({ "keys": [key] }).to_string()
+}
+
+#[tokio::test]
+async fn a_key_without_a_name_is_looked_for_when_none_of_those_held_fits() {
+    // after a rotation, of the same kind and of another; with and without a name in the token
+    for (old, new, named) in [
+        (Pair::ed(), Pair::ed(), false),
+        (Pair::ec(), Pair::ed(), false),
+        (Pair::ed(), Pair::ed(), true),
+    ] {
+        let token = |pair: &Pair| match named {
+            true => pair.token("any", &json!({})),
+            false => pair.sign(&json!({ "alg": pair.algorithm() }), &json!({})),
+        };
+        let published = Published::new();
+        fs::write(&published.path, nameless(&old)).unwrap();
+        published.look().await;
+        assert_eq!(published.outcome(&token(&old)).await, Ok(()));
+        fs::write(&published.path, nameless(&new)).unwrap();
+        assert_eq!(published.outcome(&token(&new)).await, Ok(()), "looked for");
+        assert_eq!(published.keys.state(), 2);
+        fs::write(&published.path, nameless(&old)).unwrap();
+        for _ in 0..3 {
+            assert!(published.outcome(&token(&old)).await.is_err(), "not again so soon");
+        }
+        assert_eq!(published.keys.state(), 2);
+    }
+}
+
+#[tokio::test]
+async fn a_forgery_under_the_name_of_a_held_key_causes_no_look() {
+    let published = Published::new();
+    let pair = Pair::ed();
+    published.publish(&pair, "k");
+    published.look().await;
+    fs::remove_file(&published.path).unwrap();
+    let forged = Pair::ed().token("k", &json!({}));
+    assert_eq!(published.outcome(&forged).await, Err(TokenFault::Signature));
+    let other = Pair::ec().token("k", &json!({}));
+    assert_eq!(published.outcome(&other).await, Err(TokenFault::Algorithm));
+    assert!(!published.keys.away.load(Ordering::Relaxed), "nobody has looked");
 }
 
 #[tokio::test]

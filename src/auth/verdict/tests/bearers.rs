@@ -164,7 +164,19 @@ async fn a_signature_is_of_whoever_registered_the_key() {
     assert_eq!((principal.method, principal.key_id()), (Method::Signature, None));
     assert!(principal.token.is_none());
     assert_eq!(fault(signed(now + 61).await), (SignatureFault::Stale, None));
-    store.know(Holder::PublicKey(public.as_str().into()), |user| user.disabled = true);
+    for (reason, change) in [
+        (SignatureFault::UserDisabled, (|user| user.disabled = true) as fn(&mut crate::auth::User)),
+        // a signature says no tier, and what the user's last token said may be over
+        (SignatureFault::TierUnknown, |user| user.issuer = Some("https://id.example".to_owned())),
+    ] {
+        store.know(Holder::PublicKey(public.as_str().into()), change);
+        authenticator.invalidate();
+        assert_eq!(fault(signed(now).await), (reason, Some(1)));
+    }
+    store.know(Holder::PublicKey(public.as_str().into()), |user| {
+        user.issuer = Some("https://id.example".to_owned());
+        user.tier_given = true;
+    });
     authenticator.invalidate();
-    assert_eq!(fault(signed(now).await), (SignatureFault::UserDisabled, Some(1)));
+    assert!(signed(now).await.is_ok(), "an administrator gave the user a tier");
 }

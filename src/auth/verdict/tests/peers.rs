@@ -111,8 +111,11 @@ async fn after_a_change_made_here_peers_are_not_asked_until_its_revision_is_know
     assert_eq!(fault(present(&first, &key).await), KeyFault::Revoked);
     assert_eq!(shared.recalls.load(Ordering::SeqCst), asked_before);
     // nor does a peer that knows nothing of the change make it known
-    first.note(Heard { revision: 1, age: Duration::ZERO });
-    assert_eq!(first.shared_revision(first.epoch.load(Ordering::Acquire), Instant::now()), None);
+    for revision in [1, 2] {
+        first.note(Heard { revision, age: Duration::ZERO });
+        let epoch = first.epoch.load(Ordering::Acquire);
+        assert_eq!(first.shared_revision(epoch, Instant::now()), None, "{revision}");
+    }
 }
 
 #[tokio::test]

@@ -108,8 +108,10 @@ async fn a_failing_poll_neither_confirms_nor_forgets_and_the_watch_goes_on() {
     let watching = tokio::spawn(Arc::clone(&authenticator).watch(stop.subscribe()));
     store.until_polled().await;
     present(&authenticator, &key).await.unwrap();
+    assert!(!authenticator.is_without_store());
     store.turn(Mood::Fails);
     store.until_polled().await;
+    assert!(authenticator.is_without_store());
     let confirmed = authenticator.confirmed.load(Ordering::Acquire);
     store.until_polled().await;
     assert_eq!(authenticator.confirmed.load(Ordering::Acquire), confirmed);
@@ -118,6 +120,7 @@ async fn a_failing_poll_neither_confirms_nor_forgets_and_the_watch_goes_on() {
     store.turn(Mood::Answers);
     store.until_polled().await;
     assert!(authenticator.confirmed.load(Ordering::Acquire) > confirmed);
+    assert!(!authenticator.is_without_store());
     drop(stop);
     watching.await.unwrap();
 }

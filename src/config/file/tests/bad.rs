@@ -68,7 +68,7 @@ fn a_secret_is_never_repeated() {
 }
 
 #[test]
-fn later_keys_are_validated_and_refused() {
+fn what_tiers_say_of_models_and_tokens_is_validated() {
     assert_eq!(
         wrong_with("tiers: { free: { num_ctx: most 8192 } }"),
         [
@@ -78,12 +78,6 @@ fn later_keys_are_validated_and_refused() {
     assert_eq!(
         wrong_with("tiers:\n  lab:\n    tokens: 5/m"),
         [":4: tiers.lab.tokens: minutes of a rate are written `min`: 5/min, found `5/m`"]
-    );
-    assert_eq!(
-        wrong_with("manage: { default: all }"),
-        [
-            ":2: manage.default: management of all instances at once is not built yet, so this would do nothing: name an instance, or remove it"
-        ]
     );
 }
 

@@ -1,10 +1,9 @@
 //! The files of `conf/`: each loads, and `usher.yaml` is complete and true.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::super::later::LATER;
 use super::super::reader::{Context, Item};
 use super::super::{fill, sections, tree};
 use crate::config::Config;
@@ -56,9 +55,8 @@ fn what_is_in_force_is_shown_in_the_words_of_the_file() {
 
 /// Fails where the two differ; returns how many values were compared.
 fn compare(node: &tree::Node, shown: &serde_json::Value, path: &str) -> usize {
-    // these are the machine's and the directory's, and what is not built is not in force
-    let others = ["threads", "state_dir", "database"];
-    if others.contains(&path) || LATER.iter().any(|row| row.path == pattern(path)) {
+    // these are the machine's and the directory's
+    if ["threads", "state_dir", "database"].contains(&path) {
         return 0;
     }
     match &node.value {
@@ -100,32 +98,6 @@ fn commented(line: &str) -> Option<String> {
     let (key, _) = rest.split_once(": ")?;
     let is_key = key.chars().all(|c| c.is_ascii_lowercase() || c == '_');
     (indent.trim().is_empty() && is_key).then(|| format!("{indent}{rest}"))
-}
-
-#[test]
-fn each_key_that_is_not_built_says_so_when_it_is_uncommented() {
-    let text = usher_yaml();
-    let lines: Vec<&str> = text.lines().collect();
-    let mut told = BTreeSet::new();
-    for (index, line) in lines.iter().enumerate().filter(|(_, l)| l.contains("# not built yet")) {
-        let mut lines = lines.clone();
-        let active = commented(line).unwrap_or_else(|| panic!("{line} is a key in a comment"));
-        lines[index] = &active;
-        let problems = parse(&lines.join("\n")).unwrap_err();
-        let [problem] = &problems[..] else { panic!("{line}: {problems:#?}") };
-        let rest = problem.strip_prefix(&format!("f:{}: ", index + 1)).unwrap();
-        let (path, text) = rest.split_once(": ").unwrap();
-        assert!(text.contains("not built yet, so this would do nothing"), "{text}");
-        told.insert(pattern(path));
-    }
-    let has = |row: &str| told.contains(row) || is_active(row);
-    let untold: Vec<&str> = LATER.iter().map(|row| row.path).filter(|row| !has(row)).collect();
-    assert_eq!(untold, Vec::<&str>::new(), "not in conf/usher.yaml");
-}
-
-/// Whether `usher.yaml` has the key with a value that is so today.
-fn is_active(row: &str) -> bool {
-    asked(&usher_yaml()).get(row) == Some(&true)
 }
 
 #[test]
