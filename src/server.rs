@@ -26,16 +26,14 @@ use pingora::proxy::http_proxy;
 use pingora::server::configuration::ServerConf;
 use pingora::services::Service as _;
 use pingora::services::listening::Service;
-use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::admin::session::Logins;
 use crate::admin::{self, Admin};
+use crate::auth::Tokens;
 use crate::auth::password::Passwords;
-use crate::auth::verdict::{Authenticator, Options};
-use crate::auth::{Peers, Tokens};
 use crate::config::{Config, Listen};
 use crate::gateway::entrance::Entrance;
 use crate::gateway::front::Front;
@@ -47,7 +45,6 @@ use crate::live::reload::{self, Reloader};
 use crate::live::watch::FileWatch;
 use crate::route::Door;
 use crate::scheduler::Scheduler;
-use crate::scheduler::sharing::Sharing;
 use crate::store::{Store, mark};
 use crate::telemetry::Logs;
 use crate::telemetry::metrics::{self, Metrics};
@@ -268,24 +265,17 @@ async fn assemble(
     (stage, ending): (watch::Receiver<Stage>, watch::Receiver<bool>),
 ) -> anyhow::Result<Assembled> {
     let tokens = Tokens::load(&config.auth, None)?;
-    let store = Arc::new(Store::open(&config.database).await?);
-    store.look_for_damage().await?;
+    let store = Arc::new(Store::open_whole(&config.database).await?);
     let redis = cluster::redis(&config, &store.origin().await?, &ending)?;
-    let peers = redis.clone().map(|redis| redis as Arc<dyn Peers>);
-    let options = Options { peers, ..Options::new(config.auth.max_stale, Handle::current()) };
-    let authenticator = Arc::new(Authenticator::new(Arc::clone(&store) as _, &options));
+    let authenticator = cluster::authenticator(&config, Arc::clone(&store), redis.clone());
     tokio::spawn(Arc::clone(&authenticator).watch(ending.clone()));
     let scheduler = Arc::new(Scheduler::new(&config.balance));
     tokens.keep_fresh();
     let live = Arc::new(Live::new(config, tokens, &scheduler)?);
     let metrics = Metrics::new()?;
     let ledger = Ledger::new(Arc::clone(&store) as _, &mark());
-    let keeping = Arc::clone(&ledger).keep(ending.clone());
-    let keeping = tokio::spawn(shared_and_kept(
-        cluster::seats(redis.as_ref(), &scheduler),
-        keeping,
-        ending.clone(),
-    ));
+    let seats = cluster::seats(redis.as_ref(), &scheduler);
+    let keeping = cluster::keep(seats, Arc::clone(&ledger).keep(ending.clone()), &ending);
     let limits = Limits::new(cluster::quotas(redis.as_ref(), &ending));
     tokio::spawn(Arc::clone(&limits).keep_small());
     let sources = metrics::Sources {
@@ -332,20 +322,6 @@ async fn assemble(
     let gauges = gateway.gauges();
     let fronts = fronts(&gateway, doors, (&live, &metrics), &stage);
     Ok(Assembled { fronts, gauges, live, reloader, metrics, sources, keeping })
-}
-
-/// Shares seats and keeps the books, until what is ours is given back and all usage written down.
-async fn shared_and_kept(
-    sharing: Option<Sharing>,
-    keeping: impl Future<Output = ()>,
-    ending: watch::Receiver<bool>,
-) {
-    let sharing = async {
-        if let Some(sharing) = sharing {
-            sharing.go_on(ending).await;
-        }
-    };
-    tokio::join!(sharing, keeping);
 }
 
 /// What stands before the gateway at each listener; at that of `/admin`, if it has its own, last.

@@ -3,14 +3,18 @@
 use std::sync::Arc;
 
 use anyhow::Context;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
+use crate::auth::Peers;
+use crate::auth::verdict::{Authenticator, Options};
 use crate::config::{self, Config, JwtSecret, Secret};
 use crate::limit::login::Attempts;
 use crate::limit::{InProcess, QuotaStore};
 use crate::scheduler::Scheduler;
 use crate::scheduler::sharing::Sharing;
-use crate::store::{Redis, SharedAttempts, SharedQuotas, SharedSeats};
+use crate::store::{Redis, SharedAttempts, SharedQuotas, SharedSeats, Store};
 
 /// What this gateway shares with others, if it does, looked after until the end.
 pub(super) fn redis(
@@ -36,6 +40,17 @@ pub fn open(config: &Config, settings: &config::Redis, origin: &str) -> anyhow::
     Redis::new(settings, &secret, origin).map_err(|text| anyhow::anyhow!("redis: {text}"))
 }
 
+/// Knows who is asking, by what the other gateways know too if there are any.
+pub(super) fn authenticator(
+    config: &Config,
+    store: Arc<Store>,
+    redis: Option<Arc<Redis>>,
+) -> Arc<Authenticator> {
+    let peers = redis.map(|redis| redis as Arc<dyn Peers>);
+    let options = Options { peers, ..Options::new(config.auth.max_stale, Handle::current()) };
+    Arc::new(Authenticator::new(store, &options))
+}
+
 /// Where quotas are kept: here, and together with the other gateways if there are any.
 pub(super) fn quotas(
     redis: Option<&Arc<Redis>>,
@@ -58,6 +73,24 @@ pub(super) fn logins(redis: Option<&Arc<Redis>>) -> Arc<Attempts> {
 pub(super) fn seats(redis: Option<&Arc<Redis>>, scheduler: &Arc<Scheduler>) -> Option<Sharing> {
     let partners = SharedSeats::new(Arc::clone(redis?));
     Some(Sharing::new(Arc::clone(scheduler), Arc::new(partners)))
+}
+
+/// Shares seats and keeps the books; ends when what is ours is given back and all usage is written
+/// down.
+pub(super) fn keep(
+    seats: Option<Sharing>,
+    books: impl Future<Output = ()> + Send + 'static,
+    ending: &watch::Receiver<bool>,
+) -> JoinHandle<()> {
+    let ending = ending.clone();
+    let sharing = async move {
+        if let Some(seats) = seats {
+            seats.go_on(ending).await;
+        }
+    };
+    tokio::spawn(async move {
+        tokio::join!(sharing, books);
+    })
 }
 
 /// What tokens are signed with: the same on every gateway of a cluster.

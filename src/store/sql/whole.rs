@@ -11,6 +11,7 @@ use tokio::time::timeout;
 use super::Store;
 use super::dialect::Dialect;
 use super::fault::Faults;
+use crate::config::Database;
 use crate::store::StoreError;
 
 /// For reading a whole SQLite file; one that takes longer is served from as it is.
@@ -60,6 +61,13 @@ pub(super) fn is_missing(message: &str) -> bool {
 }
 
 impl Store {
+    /// As [`open`](Self::open), for who will serve from it: one that is damaged is not opened.
+    pub async fn open_whole(database: &Database) -> Result<Self, StoreError> {
+        let store = Self::open(database).await?;
+        store.look_for_damage().await?;
+        Ok(store)
+    }
+
     /// Reads a whole SQLite file, to serve from no damaged one. PostgreSQL looks after its own.
     ///
     /// # Errors
