@@ -39,6 +39,7 @@ pub struct RoutePermit {
     models: Vec<Vec<Pattern>>,
     cloud: bool,
     concurrency: u32,
+    key_concurrency: u32,
     weight: u32,
     max_queue_wait: Duration,
     taming: Taming,
@@ -59,17 +60,21 @@ pub fn authorise_route(
     let mut permit = RoutePermit {
         models: models.into_iter().map(patterns).collect(),
         cloud: true,
-        concurrency: key.and_then(|key| key.concurrency).unwrap_or(u32::MAX),
+        concurrency: u32::MAX,
+        key_concurrency: key.and_then(|key| key.concurrency).unwrap_or(u32::MAX),
         weight: u32::MAX,
         max_queue_wait: Duration::MAX,
         taming: Taming::NONE,
     };
-    for name in std::iter::once(principal.tier()).chain(key.and_then(|key| key.tier.as_deref())) {
+    let own = key.and_then(|key| key.tier.as_deref());
+    let tiers = std::iter::once((principal.tier(), false)).chain(own.map(|tier| (tier, true)));
+    for (name, of_key) in tiers {
         let tier =
             rules.tier_for(name, route).ok_or_else(|| Denied::Route { role: name.to_owned() })?;
         permit.models.extend(tier.models.iter().map(|list| patterns(list)));
         permit.cloud &= tier.cloud;
-        permit.concurrency = permit.concurrency.min(tier.concurrency);
+        let seats = if of_key { &mut permit.key_concurrency } else { &mut permit.concurrency };
+        *seats = tier.concurrency.min(*seats);
         permit.weight = permit.weight.min(tier.weight);
         let wait = tier.max_queue_wait.unwrap_or(rules.max_queue_wait);
         permit.max_queue_wait = permit.max_queue_wait.min(wait);
@@ -137,9 +142,14 @@ impl RoutePermit {
         (self.cloud || !model.is_cloud()) && self.lists_have(model)
     }
 
-    /// Seats that the caller may hold at once.
+    /// Seats that the user may hold at once, through whatever key.
     pub fn concurrency(&self) -> u32 {
         self.concurrency
+    }
+
+    /// Seats of them that may be held through this key, by its own limit and its own tier's.
+    pub fn key_concurrency(&self) -> u32 {
+        self.key_concurrency
     }
 
     /// Share of the box.

@@ -30,7 +30,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
-pub use self::core::{InstanceView, LineView, ModelView, Outlook};
+pub use self::core::{InstanceView, LineView, ModelView, Outlook, Reason, WaiterView};
 pub use self::learn::Report;
 pub use self::permits::{Call, Has, Told};
 pub use self::placement::Candidate;
@@ -229,6 +229,11 @@ impl<L: Lock> Scheduler<L> {
     /// The queue: a line for each kind of request, with where the next of them could go.
     pub fn lines(&self) -> Vec<LineView> {
         self.desk.with(|desk| desk.core.lines(Instant::now()))
+    }
+
+    /// The `most` who have waited for longest, and why they do.
+    pub fn waiters(&self, most: usize) -> Vec<WaiterView> {
+        self.desk.with(|desk| desk.core.waiters(most, Instant::now()))
     }
 
     /// Seats that are taken, those of instances that are no longer configured included.

@@ -40,15 +40,33 @@ pub struct Job {
     pub warms: bool,
 }
 
+/// Tokens of a prompt that are read in one go.
+const BATCH: u64 = 512;
+
 #[derive(Debug)]
 struct Active {
     job: Job,
+    /// Its client has left; it ends with the token, or with the batch of its prompt, that it is at.
+    left_alone: bool,
     /// Seconds of a lone request's work that are left of this phase.
     left: f64,
     reading: bool,
     read: u64,
     begun: f64,
     prefilled: f64,
+}
+
+impl Active {
+    fn stop(&mut self, make: &Make) {
+        self.left_alone = true;
+        self.left = if self.reading {
+            let done = self.read as f64 - self.left * make.prefill;
+            let batch = BATCH as f64;
+            ((batch - done % batch) / make.prefill).min(self.left)
+        } else {
+            (self.left * make.decode).fract() / make.decode
+        };
+    }
 }
 
 #[derive(Debug)]
@@ -69,6 +87,8 @@ pub enum Happened {
     Warm(usize),
     /// A request's first token.
     First(usize),
+    /// A request whose client left holds nothing any more.
+    Freed(usize),
     /// A request is done; seconds of reading and of writing, as the last chunk tells, and tokens
     /// that were read.
     Done {
@@ -148,7 +168,8 @@ impl Instance {
         }
     }
 
-    /// A client left, or the gateway hung up.
+    /// A client left, or the gateway hung up. Whoever waits is gone at once; what is worked on ends
+    /// between two tokens, or between two batches of its prompt.
     pub fn drop_job(&mut self, id: usize, now: f64) -> Vec<Happened> {
         let mut happened = self.advance(now);
         // the requester's leaving ends the load, whoever else waits for it
@@ -158,7 +179,12 @@ impl Instance {
         self.pending.retain(|job| job.id != id);
         for loaded in &mut self.loaded {
             loaded.waiting.retain(|job| job.id != id);
-            loaded.active.retain(|active| active.job.id != id);
+            let at_work = loaded.active.iter_mut().filter(|active| active.job.id == id);
+            at_work.for_each(|active| active.stop(&self.make));
+        }
+        let at_work = self.loaded.iter().flat_map(|loaded| &loaded.active);
+        if !at_work.into_iter().any(|active| active.job.id == id) {
+            happened.push(Happened::Freed(id));
         }
         self.proceed(&mut happened);
         happened
@@ -171,7 +197,8 @@ impl Instance {
         self.loading = None;
         let pending = self.pending.drain(..).map(|job| job.id).collect::<Vec<_>>();
         let inside = self.loaded.drain(..).flat_map(|loaded| {
-            let active = loaded.active.into_iter().map(|active| active.job.id);
+            let active = loaded.active.into_iter().filter(|active| !active.left_alone);
+            let active = active.map(|active| active.job.id);
             loaded.waiting.into_iter().map(|job| job.id).chain(active).collect::<Vec<_>>()
         });
         inside.chain(pending).collect()
@@ -213,6 +240,10 @@ impl Instance {
             while let Some(active) = loaded.active.get_mut(at) {
                 if active.left > 1e-9 {
                     at += 1;
+                } else if active.left_alone {
+                    happened.push(Happened::Freed(active.job.id));
+                    loaded.active.remove(at);
+                    loaded.used = now;
                 } else if active.reading {
                     active.reading = false;
                     active.prefilled = now;
@@ -265,6 +296,7 @@ impl Instance {
                 loaded.cache.truncate(cache);
                 let read = job.prompt - cached;
                 loaded.active.push(Active {
+                    left_alone: false,
                     left: read as f64 / prefill,
                     job,
                     reading: true,

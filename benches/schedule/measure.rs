@@ -1,5 +1,6 @@
 //! What is read off a run.
 
+use crate::instance::Make;
 use crate::world::{End, Fate, World};
 
 /// Nobody has a model in memory at first; what comes of that is not what is compared.
@@ -34,21 +35,40 @@ pub fn served(world: &World, user: usize, until: f64) -> f64 {
     done.map(|fate| (fate.request.prompt + 2 * fate.request.output) as f64).sum()
 }
 
-/// Seconds that an instance still works on a request of a user's, at a moment of chance: the mean,
-/// and what 99 of 100 stay below.
-pub fn residual(world: &World, user: usize) -> (f64, f64) {
+/// Seconds that an instance still works on a request of a user's, at a moment of chance: the mean.
+pub fn residual(world: &World, user: usize) -> f64 {
     let times = world.fates.iter().filter(|fate| fate.request.user == user);
     let times: Vec<f64> = times.filter_map(|fate| Some(fate.done? - fate.sent?)).collect();
     let total: f64 = times.iter().sum();
-    let mean = times.iter().map(|time| time * time).sum::<f64>() / (2.0 * total);
-    // a moment falls into a request as often as it is long, and anywhere in it
-    let beyond = |limit: f64| times.iter().map(|time| (time - limit).max(0.0)).sum::<f64>() / total;
-    let (mut least, mut most) = (0.0, times.iter().copied().fold(0.0, f64::max));
-    for _ in 0..50 {
-        let middle = f64::midpoint(least, most);
-        if beyond(middle) > 0.01 { least = middle } else { most = middle }
-    }
-    (mean, most)
+    times.iter().map(|time| time * time).sum::<f64>() / (2.0 * total)
+}
+
+/// The soonest first tokens of those of whom this holds, if any order would do that takes nobody off
+/// and does not know beforehand who will come: at the next end of anybody's after their coming,
+/// with the rest of the box at work.
+pub fn soonest(world: &World, make: &Make, of: impl Fn(&Fate) -> bool) -> Vec<f64> {
+    let mut ends: Vec<f64> = world.fates.iter().filter_map(|fate| fate.done).collect();
+    ends.sort_unstable_by(f64::total_cmp);
+    let slowed = 1.0 + make.sharing * make.slots.saturating_sub(1) as f64;
+    let later = world.fates.iter().filter(|fate| fate.request.arrives >= WARM_UP && of(fate));
+    let mut times: Vec<f64> = later
+        .filter_map(|fate| {
+            let came = fate.request.arrives;
+            let next = ends.get(ends.partition_point(|end| *end < came))?;
+            Some(next - came + fate.request.prompt as f64 / make.prefill * slowed)
+        })
+        .collect();
+    times.sort_unstable_by(f64::total_cmp);
+    times
+}
+
+/// Seconds from a client's leaving to its slot's being free in the instance, of those that were
+/// worked on, in order.
+pub fn freed(world: &World) -> Vec<f64> {
+    let left = world.fates.iter().filter(|fate| fate.sent.is_some());
+    let mut times: Vec<f64> = left.filter_map(|fate| Some(fate.freed? - fate.left?)).collect();
+    times.sort_unstable_by(f64::total_cmp);
+    times
 }
 
 pub fn loads(world: &World) -> usize {

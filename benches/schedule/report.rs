@@ -2,17 +2,20 @@
 
 use std::fmt::Write as _;
 
+use crate::bars::Bar;
 use crate::gateway::{ALL, Policy};
 use crate::measure::{count, first_tokens, loads, percentile, read_again, repeated, served};
 use crate::world::{End, World};
-use crate::{Runs, bars};
+use crate::{Judged, Runs};
 
 /// The page.
-pub fn write(runs: &Runs, seed: u64) -> String {
+pub fn write(runs: &Runs, judged: &[Judged], seed: u64) -> String {
     let mut page = String::new();
+    let seeds = judged.len().to_string();
     // writing into memory cannot fail
-    let _ = write!(page, "{}", HEAD.replace("SEED", &seed.to_string()));
-    bars_table(runs, &mut page);
+    let _ = write!(page, "{}", HEAD.replace("SEEDS", &seeds).replace("SEED", &seed.to_string()));
+    table_of_bars(judged, &mut page);
+    table_of_bounds(judged, &mut page);
     fairness(runs, &mut page);
     models(runs, &mut page);
     queue(runs, &mut page);
@@ -28,7 +31,8 @@ Everything here is virtual time: the scheduler's own core, and nginx's `least_co
 and round robin as their documentation describes them, before the same modelled instances, with the
 same requests. No network, no threads, no clock: the same seed gives the same numbers anywhere.
 
-    make schedule        # seed SEED; cargo bench --bench schedule -- seed 7  prints those of another
+    make schedule        # SEEDS seeds from SEED on
+    cargo bench --bench schedule -- seed 7       # prints those of another one
 
 An instance reads 2000 tokens a second and writes 50, each further request at work slows the others
 down by a quarter, a load takes 5 seconds, one at a time, and prompts are cached from slots and
@@ -39,11 +43,83 @@ and given up when that one leaves; in front of a loaded model waits who comes, w
 
 ";
 
-fn bars_table(runs: &Runs, page: &mut String) {
-    let _ = writeln!(page, "| measure | bar | found | |\n|---|---|---|---|");
-    for bar in bars::all(runs) {
-        let mark = if bar.holds { "holds" } else { "**does not hold**" };
-        let _ = writeln!(page, "| {} | {} | {} | {mark} |", bar.measure, bar.bar, bar.found);
+/// Every bar over all seeds; the worst of them decides.
+fn table_of_bars(judged: &[Judged], page: &mut String) {
+    let _ =
+        writeln!(page, "| measure | bar | least | median | most | |\n|---|---|---|---|---|---|");
+    for row in rows(judged, |it| &it.bars) {
+        let Some((worst, first)) = row.worst().zip(row.bars.first()) else { continue };
+        let mark = if row.bars.iter().all(|bar| bar.holds()) {
+            "holds".to_owned()
+        } else {
+            let broken = row.bars.iter().filter(|bar| !bar.holds()).count();
+            let most = worst.written(worst.most);
+            format!("**does not hold** with {broken} of them: {most} where it is worst")
+        };
+        let [least, median, most] = row.spread().map(|value| first.written(value));
+        let _ = writeln!(
+            page,
+            "| {} | {} | {least} | {median} | {most} | {mark} |",
+            first.measure, first.bar
+        );
+    }
+}
+
+/// What theory allows.
+fn table_of_bounds(judged: &[Judged], page: &mut String) {
+    let _ = writeln!(page, "\n{BOUNDS}\n");
+    let _ = writeln!(
+        page,
+        "| measure | beside | found: least | median | most | beside it: least | median | most |\n\
+         |---|---|---|---|---|---|---|---|"
+    );
+    for row in rows(judged, |it| &it.bounds) {
+        let Some(first) = row.bars.first() else { continue };
+        let found = row.spread().map(|value| first.written(value));
+        let bound = row.spread_of(|bar| bar.most).map(|value| first.written(value));
+        let cells: Vec<String> = found.into_iter().chain(bound).collect();
+        let cells = cells.join(" | ");
+        let _ = writeln!(page, "| {} | {} | {cells} |", first.measure, first.bar);
+    }
+}
+
+const BOUNDS: &str = "\
+How far that is from what any order of the same requests could do that takes nobody off a slot and
+knows neither who will come nor how long an answer will be. A light client that comes while every slot
+is taken waits for the next of them at least, and then has its prompt read beside somebody else: the
+first row has what that alone comes to. Strangers wait as long on the whole in whatever order they
+are served, if no slot is idle while one waits, and their waits differ least if they are served as
+they came: the second row has what that comes to, beside `least_conn`.";
+
+/// One bar with every seed.
+struct Row<'a> {
+    bars: Vec<&'a Bar>,
+}
+
+fn rows<'a>(
+    judged: &'a [Judged],
+    of: impl Fn(&'a Judged) -> &'a Vec<Bar>,
+) -> impl Iterator<Item = Row<'a>> {
+    let count = judged.first().map_or(0, |first| of(first).len());
+    (0..count).map(move |at| Row { bars: judged.iter().filter_map(|it| of(it).get(at)).collect() })
+}
+
+impl Row<'_> {
+    fn worst(&self) -> Option<&Bar> {
+        let beyond = |bar: &&&Bar| bar.found - bar.most;
+        self.bars.iter().max_by(|a, b| beyond(a).total_cmp(&beyond(b))).copied()
+    }
+
+    fn spread(&self) -> [f64; 3] {
+        self.spread_of(|bar| bar.found)
+    }
+
+    /// The least, the median and the most.
+    fn spread_of(&self, value: impl Fn(&Bar) -> f64) -> [f64; 3] {
+        let mut values: Vec<f64> = self.bars.iter().map(|bar| value(bar)).collect();
+        values.sort_unstable_by(f64::total_cmp);
+        let median = values.get(values.len() / 2);
+        [values.first(), median, values.last()].map(|it| it.copied().unwrap_or(f64::NAN))
     }
 }
 
@@ -131,7 +207,9 @@ fn queue(runs: &Runs, page: &mut String) {
             ("conversations, 80 % load: first token, p99", &of("eighty", 0.99, |_| true)),
             ("strangers, 80 % load: first token, median", &of("strangers", 0.5, |_| true)),
             ("strangers, 80 % load: first token, p99", &of("strangers", 0.99, |_| true)),
+            ("the same, all of one user (in order), p99", &of("in order", 0.99, |_| true)),
             ("beside bursts of embeddings: chats, p99", &of("bursts", 0.99, |user| user > 0)),
+            ("the embeddings themselves, p99", &of("bursts", 0.99, |user| user == 0)),
             ("beside large prompts: the others, p99", &of("large prompts", 0.99, |user| user > 0)),
         ],
     );
@@ -178,6 +256,18 @@ fn trouble(runs: &Runs, page: &mut String) {
             ("503 at once: share of requests that met it", &sent),
             ("503 at once: clients that saw it", &failed("refusing")),
             ("killed: clients that saw it", &failed("killed")),
+            ("killed: first token, median", &|policy| {
+                times(runs.of("killed", policy), 0.5, |_| true)
+            }),
+            ("killed: first token, p99", &|policy| {
+                times(runs.of("killed", policy), 0.99, |_| true)
+            }),
+            ("the same, all of one user (in order), median", &|policy| {
+                times(runs.of("killed, in order", policy), 0.5, |_| true)
+            }),
+            ("the same, all of one user (in order), p99", &|policy| {
+                times(runs.of("killed, in order", policy), 0.99, |_| true)
+            }),
             ("hung: requests that never ended", &open),
             ("clients leave: answered", &|policy| {
                 count(runs.of("leavers", policy), End::Answered).to_string()

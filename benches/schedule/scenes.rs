@@ -52,13 +52,17 @@ pub fn three_on_two() -> Scene {
 }
 
 /// Requests that have nothing to do with each other, for one model on three instances of one slot,
-/// most answers short and some very long, at 80 % load.
-pub fn strangers() -> Scene {
+/// most answers short and some very long, at 80 % load; `in_order`, all of them one user's, who are
+/// served first come, first served.
+pub fn strangers(in_order: bool) -> Scene {
     // a request takes 0.2 s to read and 3 s to write on average
     let mean = 400.0 / 2000.0 + 150.0 / 50.0;
     let clients = 12;
     let every = mean * clients as f64 / (3.0 * 0.8);
-    let client = |user| Client { output: (150.0, 1.6), ..Client::new(user, Habit::Poisson(every)) };
+    let client = |user| Client {
+        output: (150.0, 1.6),
+        ..Client::new(if in_order { 0 } else { user }, Habit::Poisson(every))
+    };
     scene(vec![make(1, 1); 3], (0..clients).map(client).collect(), 7200.0)
 }
 
@@ -135,10 +139,15 @@ pub fn refusing() -> Scene {
 /// When the killed instance dies, and when it is back.
 pub const DEATH: (f64, f64) = (300.0, 330.0);
 
-/// One of three instances is killed under load, and comes back after half a minute.
-pub fn killed() -> Scene {
+/// One of three instances is killed under load, and comes back after half a minute; `in_order`, all
+/// clients are one user, and served first come, first served.
+pub fn killed(in_order: bool) -> Scene {
     let faults = vec![(DEATH.0, Fault::Dies(1)), (DEATH.1, Fault::Returns(1))];
-    Scene { faults, ..scene(vec![make(2, 1); 3], usual(4.0), 900.0) }
+    let mut clients = usual(4.0);
+    if in_order {
+        clients.iter_mut().for_each(|client| client.user = 0);
+    }
+    Scene { faults, ..scene(vec![make(2, 1); 3], clients, 900.0) }
 }
 
 /// One of three instances hangs for good: its probes succeed, its requests say nothing.

@@ -57,6 +57,9 @@ pub struct Fate {
     pub sent: Option<f64>,
     pub first: Option<f64>,
     pub done: Option<f64>,
+    /// When its client left, if it did, and when the instance held nothing of it any more.
+    pub left: Option<f64>,
+    pub freed: Option<f64>,
     /// Tokens of its prompt that were read.
     pub read: u64,
     at: Option<usize>,
@@ -246,6 +249,10 @@ impl World {
     fn note(&mut self, happened: Happened) {
         match happened {
             Happened::Loaded(_) => {}
+            Happened::Freed(id) => {
+                let now = self.now;
+                self.fates.get_mut(id).into_iter().for_each(|fate| fate.freed = Some(now));
+            }
             Happened::Warm(id) => self.load_ended((id - WARMS) as u64, true),
             Happened::First(id) => {
                 let Some(fate) = self.fates.get_mut(id) else { return };
@@ -309,6 +316,8 @@ impl World {
                 sent: None,
                 first: None,
                 done: None,
+                left: None,
+                freed: None,
                 read: 0,
                 at: None,
                 claim: None,
@@ -322,14 +331,14 @@ impl World {
     }
 
     fn leave(&mut self, id: usize, end: End) {
-        let Some(fate) = self.fates.get(id).filter(|fate| fate.end == End::Open) else { return };
+        let now = self.now;
+        let fate = self.fates.get_mut(id).filter(|fate| fate.end == End::Open);
+        let Some(fate) = fate else { return };
+        fate.left = Some(now);
         let (at, number) = (fate.at, fate.number);
         let nothing = Ending::nothing();
         match at {
-            Some(instance) => {
-                let now = self.now;
-                self.inside(instance, |it| it.drop_job(id, now));
-            }
+            Some(instance) => self.inside(instance, |it| it.drop_job(id, now)),
             None => self.leave_queue(number),
         }
         // a job may have been done at this very moment

@@ -11,8 +11,11 @@ use super::input::{MaybeBody, Nothing};
 use super::{Admin, Caller, Fault};
 use crate::config::UpstreamKind;
 use crate::model::ModelKey;
-use crate::scheduler::{Candidate, InstanceView, LineView, ModelView, Scheduler};
+use crate::scheduler::{Candidate, InstanceView, LineView, ModelView, Scheduler, WaiterView};
 use crate::upstream::{Fleet, Instance};
+
+/// Requests that are shown one by one.
+const MOST_WAITERS: usize = 32;
 
 /// The answer to `GET /admin/upstreams`.
 #[derive(Serialize, ToSchema)]
@@ -31,6 +34,28 @@ struct Queue {
     capacity: usize,
     /// The kinds of requests that wait, and where the next of each could go.
     lines: Vec<Line>,
+    /// The 32 requests that have waited for longest, in the order in which they came.
+    requests: Vec<Waiter>,
+}
+
+/// A request that waits.
+#[derive(Serialize, ToSchema)]
+struct Waiter {
+    /// Its place among those that wait for the same, if all of them cost alike; 1 is next.
+    position: usize,
+    /// Whose it is.
+    user_id: i64,
+    /// Null for a request that any model could answer.
+    model: Option<String>,
+    waited_seconds: f64,
+    /// About how long until its first token.
+    expected_seconds: f64,
+    /// `no_slot`: every slot that could serve it is taken; `user_limit`, `key_limit`: its user, or
+    /// its key, holds as many seats as they may; `better_soon`: a better seat than the free one
+    /// will be free soon; `no_load_now`: its model has to be loaded, and another load or others'
+    /// requests come first; `others_first`: it is not its turn; `no_instance`: none that has its
+    /// model is up.
+    reason: &'static str,
 }
 
 /// Requests of one kind that wait.
@@ -114,6 +139,7 @@ pub(super) async fn list(
         waiting: admin.scheduler.waiting(),
         capacity: admin.scheduler.capacity(),
         lines: admin.scheduler.lines().iter().map(|it| Line::new(it, &generation.fleet)).collect(),
+        requests: admin.scheduler.waiters(MOST_WAITERS).iter().map(Waiter::new).collect(),
     };
     let data = generation.fleet.instances().iter().filter_map(entry).collect();
     Json(Upstreams { data, queue })
@@ -197,6 +223,19 @@ impl Learnt {
             prefill_rate: rounded(view.prefill_rate),
             decode_rate: rounded(view.decode_rate),
         })
+    }
+}
+
+impl Waiter {
+    fn new(view: &WaiterView) -> Self {
+        Self {
+            position: view.ahead + 1,
+            user_id: view.user,
+            model: view.model.as_ref().map(|model| model.display().to_owned()),
+            waited_seconds: rounded(view.waited.as_secs_f64()),
+            expected_seconds: rounded(view.seconds),
+            reason: view.reason.word(),
+        }
     }
 }
 

@@ -25,7 +25,50 @@ fn text(known: &Value) -> String {
     let lines = known.get("queue").map(|queue| remote::list(queue, "lines")).unwrap_or_default();
     let lines: String = lines.iter().map(line).collect();
     let (waiting, capacity) = (waiting.unwrap_or(0), capacity.unwrap_or(0));
-    format!("{table}\n\n{waiting} of {capacity} waiting{lines}")
+    let requests = known.get("queue").map(|queue| remote::list(queue, "requests"));
+    let requests = waiters(requests.unwrap_or_default());
+    format!("{table}\n\n{waiting} of {capacity} waiting{lines}{requests}")
+}
+
+/// Those who have waited for longest, one by one.
+fn waiters(requests: &[Value]) -> String {
+    if requests.is_empty() {
+        return String::new();
+    }
+    let row = |it: &Value| {
+        let number = |name: &str| it.get(name).map_or_else(String::new, Value::to_string);
+        let seconds = |name: &str| {
+            let seconds = it.get(name).and_then(Value::as_f64).unwrap_or(0.0);
+            format!("{seconds:.1} s")
+        };
+        [
+            number("position"),
+            number("user_id"),
+            remote::text(it, "model").unwrap_or("any").to_owned(),
+            seconds("waited_seconds"),
+            seconds("expected_seconds"),
+            why(remote::text(it, "reason").unwrap_or_default()).to_owned(),
+        ]
+    };
+    let mut rows =
+        vec![["PLACE", "USER", "MODEL", "WAITED", "EXPECTED", "WAITS BECAUSE"].map(str::to_owned)];
+    rows.extend(requests.iter().map(row));
+    format!("\n\n{}", output::table(&rows))
+}
+
+/// A reason in words.
+fn why(reason: &str) -> &str {
+    match reason {
+        "no_slot" => "every slot for it is taken",
+        "user_limit" => "its user holds all the seats that they may",
+        "key_limit" => "its key holds all the seats that it may",
+        "better_soon" => "a better seat than the free one is soon free",
+        "no_load_now" => "its model cannot be loaded yet",
+        "others_first" => "others are first",
+        "no_instance" => "no instance that has its model is up",
+        // of a later gateway
+        other => other,
+    }
 }
 
 /// Requests of one kind that wait, and what they wait for: each instance that could have the next
@@ -78,6 +121,11 @@ mod tests {
                 { "upstream": "gpu1", "seconds": 8.1, "wait": 0.0, "load": 8.0, "prefill": 0.1 },
             ] },
             { "model": null, "waiting": 1, "oldest_seconds": 0.0, "candidates": [] },
+        ], "requests": [
+            { "position": 2, "user_id": 7, "model": "qwen3:8b", "waited_seconds": 4.21,
+                "expected_seconds": 1.3, "reason": "no_slot" },
+            { "position": 1, "user_id": 12, "model": null, "waited_seconds": 0.0,
+                "expected_seconds": 0.5, "reason": "key_limit" },
         ] } });
         let told = text(&known);
         let (_, queue) = told.split_once("\n\n").unwrap();
@@ -86,7 +134,11 @@ mod tests {
             "4 of 512 waiting\n\
              \x20 qwen3:8b: 3 for up to 4.2 s; next to gpu0 1.3 s (wait 1.2, prefill 0.1), \
              gpu1 8.1 s (load 8.0, prefill 0.1)\n\
-             \x20 any model: 1 for up to 0.0 s; next to nowhere now"
+             \x20 any model: 1 for up to 0.0 s; next to nowhere now\n\
+             \n\
+             PLACE  USER  MODEL     WAITED  EXPECTED  WAITS BECAUSE\n\
+             2      7     qwen3:8b  4.2 s   1.3 s     every slot for it is taken\n\
+             1      12    any       0.0 s   0.5 s     its key holds all the seats that it may"
         );
     }
 

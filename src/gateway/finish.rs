@@ -15,7 +15,7 @@ use super::refusal::Refusal;
 use crate::auth::Principal;
 use crate::route::{Action, Route};
 use crate::telemetry::access_log::AccessLine;
-use crate::telemetry::metrics::{Finished, Metrics, Work};
+use crate::telemetry::metrics::{Affinity, Finished, Metrics, Work};
 
 /// Counts the requests that are being worked on.
 #[derive(Clone, Debug, Default)]
@@ -80,6 +80,9 @@ fn count(metrics: &Metrics, error: Option<&Error>, ctx: &Ctx, status: u16) {
     if ctx.refusal.is_none() && error.is_some() {
         metrics.client_gone(state(ctx));
     }
+    if let Some(found) = affinity(ctx) {
+        metrics.affinity(found);
+    }
     if let (Some(model), Some(meter)) = (&ctx.model, &ctx.meter) {
         let counts = meter.counts();
         let work = Work {
@@ -89,6 +92,19 @@ fn count(metrics: &Metrics, error: Option<&Error>, ctx: &Ctx, status: u16) {
         };
         metrics.worked(model.key(), work, || ctx.fleet.lists(model.key()));
     }
+}
+
+/// How its seat stands beside the others that there were, by what of its prompt is cached there;
+/// none if it got no seat.
+fn affinity(ctx: &Ctx) -> Option<Affinity> {
+    let most = ctx.candidates.iter().map(|it| it.cached).max()?;
+    let own = ctx.upstream.as_ref()?.id;
+    let cached = ctx.candidates.iter().find(|it| it.instance == own).map_or(0, |it| it.cached);
+    Some(match most {
+        0 => Affinity::None,
+        _ if cached == most => Affinity::Hit,
+        _ => Affinity::Miss,
+    })
 }
 
 /// What a request was waiting for when its client left.

@@ -82,10 +82,12 @@ pub(super) async fn take_seat(
         runner: work.runner,
         payer: Payer {
             user: ctx.user_id(),
+            key: key.map(|key| key.id),
             end_user: work.end_user.filter(|_| delegating).unwrap_or_default(),
             weight: permit.weight(),
         },
         concurrency: permit.concurrency(),
+        key_concurrency: permit.key_concurrency(),
         prompt: work.prompt,
         most_output: work.most_output,
         streams: work.streams,

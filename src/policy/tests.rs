@@ -242,17 +242,18 @@ fn the_smallest_of_all_bounds_holds() {
     house.add("patient", &[Inference], 4).max_queue_wait = Some(WAIT * 2);
     let one = |key: &mut Key| key.concurrency = Some(1);
     let many = |key: &mut Key| key.concurrency = Some(100);
-    for (caller, concurrency, wait) in [
-        (caller("admin", None), 32, WAIT),
-        (caller("admin", Some("free")), 2, WAIT / 2),
-        (caller("free", Some("admin")), 2, WAIT / 2),
-        (caller("patient", None), 4, WAIT * 2),
-        (caller("patient", Some("premium")), 4, WAIT),
-        (with_key("admin", Some("premium"), one), 1, WAIT),
-        (with_key("admin", Some("premium"), many), 8, WAIT),
+    for (caller, seats, through_key, wait) in [
+        (caller("admin", None), 32, u32::MAX, WAIT),
+        (caller("admin", Some("free")), 32, 2, WAIT / 2),
+        (caller("free", Some("admin")), 2, 32, WAIT / 2),
+        (caller("patient", None), 4, u32::MAX, WAIT * 2),
+        (caller("patient", Some("premium")), 4, 8, WAIT),
+        (with_key("admin", Some("premium"), one), 32, 1, WAIT),
+        (with_key("admin", Some("premium"), many), 32, 8, WAIT),
     ] {
         let permit = house.chat(&caller);
-        assert_eq!((permit.concurrency(), permit.max_queue_wait()), (concurrency, wait));
+        let found = (permit.concurrency(), permit.key_concurrency(), permit.max_queue_wait());
+        assert_eq!(found, (seats, through_key, wait));
     }
 }
 

@@ -12,6 +12,7 @@ mod views;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use self::dispatch::Cursor;
 use super::Outcome;
 use super::breaker::Epoch;
 use super::learn::Report;
@@ -24,7 +25,7 @@ use crate::config::Balance;
 use crate::model::ModelKey;
 use crate::payload::Runner;
 
-pub use views::{InstanceView, LineView, ModelView, Outlook};
+pub use views::{InstanceView, LineView, ModelView, Outlook, Reason, WaiterView};
 
 /// A token that is written takes as long as some that are read; this many.
 const OUTPUT_WEIGHT: f64 = 2.0;
@@ -51,6 +52,8 @@ pub struct Core {
     progress: Option<Instant>,
     given: Vec<(u64, Claim)>,
     notices: Vec<Notice>,
+    /// Memory for decisions; empty between them.
+    cursors: Vec<Cursor>,
 }
 
 /// A place in the queue, or a seat at once.
@@ -149,6 +152,7 @@ impl Core {
             progress: None,
             given: Vec::new(),
             notices: Vec::new(),
+            cursors: Vec::new(),
         }
     }
 
@@ -202,8 +206,13 @@ impl Core {
     }
 
     fn is_late(&self, number: u64, deadline: Duration, now: Instant) -> bool {
-        let outlook = self.outlook(number, now);
-        outlook.is_some_and(|outlook| outlook.seconds > deadline.as_secs_f64())
+        let deadline = deadline.as_secs_f64();
+        // SDKs tell of minutes as a rule: then it need not be found out how many go before it
+        let behind_all = self.outlook_behind(number, self.queue.len(), now);
+        if behind_all.is_some_and(|seconds| seconds <= deadline) {
+            return false;
+        }
+        self.outlook(number, now).is_some_and(|outlook| outlook.seconds > deadline)
     }
 
     fn room_for(&self, user: i64) -> Result<(), Full> {
@@ -275,7 +284,8 @@ impl Core {
         self.study(claim, ending, held);
         let tokens = self.cost(claim, ending, held) - claim.charged;
         self.queue.settle(claim.payer, tokens, claim.since);
-        self.permits.used(claim.payer.user, self.queue.held_by(claim.payer.user), now);
+        let held = self.queue.held_by_user(claim.payer.user);
+        self.permits.used(claim.payer.user, held, now);
         self.unseat(claim, ending.outcome, now);
         self.abandon_loads();
         self.dispatch(now);

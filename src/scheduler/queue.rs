@@ -12,13 +12,18 @@
 //! at the heads of lines: what it costs grows with the lines, and with the logarithm of the users.
 
 mod line;
+mod share;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Bound::{Included, Unbounded};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::wish::{Class, Payer, Wish};
+use crate::model::ModelKey;
+use crate::payload::Runner;
 use line::Line;
+use share::Share;
 
 /// After this time what was served counts half.
 const HALF_LIFE: f64 = 60.0;
@@ -75,23 +80,13 @@ pub(super) struct Queue {
     places: HashMap<u64, Place>,
 }
 
-/// One user.
-#[derive(Debug, Default)]
-struct Share {
-    clock: Stamp,
-    /// Clocks of the end users within it, and where the last of them stood.
-    end_users: HashMap<u64, Stamp>,
-    end_floor: Stamp,
-    waiting: usize,
-    held: u32,
-    /// The lines in which it waits.
-    lines: Vec<Arc<Class>>,
-}
-
+/// Where a request stands.
 #[derive(Debug)]
 struct Place {
     class: Arc<Class>,
     user: i64,
+    /// Its key, if that has a limit of its own.
+    lane: Option<i64>,
     end_user: u64,
 }
 
@@ -119,7 +114,13 @@ impl Queue {
         self.shares.get(&user).map_or(0, |share| share.waiting)
     }
 
-    pub(super) fn held_by(&self, user: i64) -> u32 {
+    /// Seats that are held by a user, and those of them through the key.
+    pub(super) fn held_by(&self, payer: Payer) -> (u32, u32) {
+        self.shares.get(&payer.user).map_or((0, 0), |share| (share.held, share.held_through(payer)))
+    }
+
+    /// Seats that are held by a user.
+    pub(super) fn held_by_user(&self, user: i64) -> u32 {
         self.shares.get(&user).map_or(0, |share| share.held)
     }
 
@@ -128,6 +129,7 @@ impl Queue {
     pub(super) fn push(&mut self, number: u64, waiting: Waiting, now: Instant) {
         self.rebase(now);
         let Payer { user, end_user, .. } = waiting.wish.payer;
+        let lane = waiting.wish.limited_key();
         let class = self.class_of(&waiting.wish);
         let begins = self.backlog.first().map_or(self.floor, |(stamp, _)| *stamp);
         let share = self.shares.entry(user).or_default();
@@ -149,8 +151,9 @@ impl Queue {
         }
         let end_clock = *end_clock;
         let line = self.lines.entry(Arc::clone(&class)).or_default();
-        line.push(Head { stamp: share.clock, user }, (end_clock, end_user), number, waiting);
-        self.places.insert(number, Place { class, user, end_user });
+        let place = Place { class, user, lane, end_user };
+        line.push(Head { stamp: share.clock, user }, (&place, end_clock), number, waiting);
+        self.places.insert(number, place);
     }
 
     fn class_of(&self, wish: &Wish) -> Arc<Class> {
@@ -163,15 +166,17 @@ impl Queue {
 
     /// Leaves the queue; nothing if it is not there.
     pub(super) fn remove(&mut self, number: u64) -> Option<Waiting> {
-        let Place { class, user, end_user } = self.places.remove(&number)?;
+        let place = self.places.remove(&number)?;
+        let user = place.user;
         let share = self.shares.get_mut(&user)?;
-        let line = self.lines.get_mut(&class)?;
-        let waiting = line.remove(Head { stamp: share.clock, user }, end_user, number);
+        let line = self.lines.get_mut(&place.class)?;
+        let end_clock = share.end_users.get(&place.end_user).copied().unwrap_or_default();
+        let waiting = line.remove(Head { stamp: share.clock, user }, (&place, end_clock), number);
         if !line.has(user) {
-            share.lines.retain(|other| *other != class);
+            share.lines.retain(|other| *other != place.class);
         }
         if line.is_empty() {
-            self.lines.remove(&class);
+            self.lines.remove(&place.class);
         }
         share.waiting -= 1;
         if share.waiting == 0 {
@@ -185,7 +190,7 @@ impl Queue {
     pub(super) fn seat(&mut self, payer: Payer, tokens: f64, now: Instant) {
         self.rebase(now);
         let share = self.shares.entry(payer.user).or_default();
-        share.held += 1;
+        share.hold(payer);
         let end_clock = share.end_users.get(&payer.end_user).copied().unwrap_or_default();
         share.end_floor = share.end_floor.max(end_clock);
         self.floor = self.floor.max(share.clock);
@@ -196,9 +201,8 @@ impl Queue {
     pub(super) fn settle(&mut self, payer: Payer, tokens_more: f64, since: Instant) {
         self.advance(payer, tokens_more, self.scale(since));
         let Some(share) = self.shares.get_mut(&payer.user) else { return };
-        share.held = share.held.saturating_sub(1);
+        share.free(payer);
         self.unpark(payer.user);
-        self.forget_if_idle(payer.user);
     }
 
     /// Brings a user back into the lines out of which they were taken.
@@ -281,6 +285,20 @@ impl Queue {
         self.lines.iter().filter_map(|(class, line)| Some((class, line.next(None)?)))
     }
 
+    /// Those of them that wish for this model, with these options if any are given.
+    pub(super) fn lines_of(
+        &self,
+        model: &ModelKey,
+        runner: Option<Runner>,
+    ) -> impl Iterator<Item = (&Arc<Class>, Head)> {
+        let first = Class::first_of(model.clone(), runner.unwrap_or_default());
+        let lines = self.lines.range::<Class, _>((Included(&first), Unbounded));
+        let lines = lines.take_while(move |(class, _)| {
+            class.model == first.model && runner.is_none_or(|runner| class.runner == runner)
+        });
+        lines.filter_map(|(class, line)| Some((class, line.next(None)?)))
+    }
+
     /// Who stands behind this head.
     pub(super) fn behind(&self, class: &Class, head: Head) -> Option<Head> {
         self.lines.get(class)?.next(Some(head))
@@ -294,7 +312,7 @@ impl Queue {
     /// The request with this number.
     pub(super) fn get(&self, number: u64) -> Option<&Waiting> {
         let place = self.places.get(&number)?;
-        self.lines.get(&place.class)?.get(place.user, place.end_user, number)
+        self.lines.get(&place.class)?.get(place, number)
     }
 
     /// Takes a user out of a line until they free a seat: they hold as many as they may.
@@ -304,11 +322,17 @@ impl Queue {
         }
     }
 
+    /// Takes the requests of a key out of a line until its user frees a seat; true if the user has
+    /// others there.
+    pub(super) fn park_key(&mut self, class: &Class, head: Head, key: i64) -> bool {
+        self.lines.get_mut(class).is_some_and(|line| line.park_key(head, key))
+    }
+
     /// Notes that a request let a seat pass.
     pub(super) fn declined(&mut self, number: u64, now: Instant) {
         let Some(place) = self.places.get(&number) else { return };
         if let Some(line) = self.lines.get_mut(&place.class)
-            && let Some(waiting) = line.get_mut(place.user, place.end_user, number)
+            && let Some(waiting) = line.get_mut(place, number)
         {
             waiting.declined.get_or_insert(now);
         }
@@ -320,10 +344,13 @@ impl Queue {
     }
 
     /// Everybody who waits, line by line, in no order that matters.
-    pub(super) fn everybody(&self) -> impl Iterator<Item = (&Class, u64, &Waiting)> {
-        self.lines
-            .iter()
-            .flat_map(|(class, line)| line.everybody().map(move |(n, it)| (&**class, n, it)))
+    pub(super) fn everybody(&self) -> impl Iterator<Item = (u64, &Waiting)> {
+        self.lines.values().flat_map(Line::everybody)
+    }
+
+    /// Everybody in one line.
+    pub(super) fn line(&self, class: &Class) -> impl Iterator<Item = (u64, &Waiting)> {
+        self.lines.get(class).into_iter().flat_map(Line::everybody)
     }
 
     /// About how many of the same class go before this request, if all requests cost alike.
@@ -351,15 +378,23 @@ impl Queue {
         })
     }
 
+    /// The first request of each user in a line, by clock, of those for which this holds.
+    #[cfg(test)]
+    pub(super) fn firsts(&self, class: &Class, able: impl Fn(&Wish) -> bool) -> Vec<&Waiting> {
+        let Some(line) = self.lines.get(class) else { return Vec::new() };
+        let mut users: Vec<_> =
+            line.users().map(|user| (self.shares.get(&user).map(|it| it.clock), user)).collect();
+        users.sort_unstable();
+        let first = |(_, user)| {
+            let firsts = line.firsts_of(user).filter(|(.., it)| able(&it.wish));
+            firsts.min_by_key(|(rank, number, _)| (*rank, *number)).map(|(.., it)| it)
+        };
+        users.into_iter().filter_map(first).collect()
+    }
+
     /// What a user was served lately, in tokens by weight as of the epoch.
     #[cfg(test)]
     pub(super) fn clock(&self, user: i64) -> f64 {
         self.shares.get(&user).map_or(0.0, |share| share.clock.0)
-    }
-}
-
-impl Share {
-    fn is_idle(&self) -> bool {
-        self.waiting == 0 && self.held == 0
     }
 }

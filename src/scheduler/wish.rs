@@ -19,6 +19,8 @@ pub struct Wish {
     pub payer: Payer,
     /// Seats that this user may hold at once.
     pub concurrency: u32,
+    /// Seats that may be held through their key at once.
+    pub key_concurrency: u32,
     /// What is to be read before the first token.
     pub prompt: Arc<Prompt>,
     /// Most tokens that the answer may have, if the request says; 0 for embeddings.
@@ -40,6 +42,8 @@ pub struct Wish {
 pub struct Payer {
     /// The user: the unit of fairness, and of the bounds on the queue.
     pub user: i64,
+    /// The key through which the user asks, whose seats are counted by themselves too.
+    pub key: Option<i64>,
     /// The end user that a delegating key names, as one of [`END_USERS`] numbers; they share what
     /// the user gets. 0 for all others.
     pub end_user: u64,
@@ -61,22 +65,37 @@ pub enum Surface {
 }
 
 /// What requests have in common that any instance can or cannot serve alike; they form one line.
+/// In their order, lines that wish for the same model with the same options are neighbours.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Class {
     pub(super) model: Option<ModelKey>,
-    pub(super) surface: Surface,
     pub(super) runner: Runner,
     pub(super) unloads: bool,
+    pub(super) surface: Surface,
     pub(super) excluded: Vec<usize>,
 }
 
+impl Class {
+    /// The least of those with this model and these options, and, with the least of all options,
+    /// of those with this model.
+    pub(super) fn first_of(model: ModelKey, runner: Runner) -> Self {
+        let (model, excluded) = (Some(model), Vec::new());
+        Self { model, runner, unloads: false, surface: Surface::Ollama, excluded }
+    }
+}
+
 impl Wish {
+    /// The key, if it may hold fewer seats than its user.
+    pub(super) fn limited_key(&self) -> Option<i64> {
+        self.payer.key.filter(|_| self.key_concurrency < self.concurrency)
+    }
+
     pub(super) fn class(&self) -> Class {
         Class {
             model: self.model.clone(),
-            surface: self.surface,
             runner: self.runner,
             unloads: self.unloads,
+            surface: self.surface,
             excluded: self.excluded.clone(),
         }
     }

@@ -52,6 +52,7 @@ pub struct Metrics {
     limited: IntCounterVec,
     cold_loads: IntCounterVec,
     client_gone: IntCounterVec,
+    affinity: [IntCounter; 3],
     config_ok: IntGauge,
     gauges: scrape::Gauges,
 }
@@ -85,6 +86,29 @@ pub struct Work {
     pub completion: u64,
 }
 
+/// Whether a request was seated where most of its prompt is cached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Affinity {
+    /// It was.
+    Hit,
+    /// Another instance has more of it.
+    Miss,
+    /// None has any of it.
+    None,
+}
+
+impl Affinity {
+    const ALL: [Self; 3] = [Self::Hit, Self::Miss, Self::None];
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Hit => "hit",
+            Self::Miss => "miss",
+            Self::None => "none",
+        }
+    }
+}
+
 impl Metrics {
     /// Every metric at nought.
     ///
@@ -98,6 +122,11 @@ impl Metrics {
         let help = "From a request's head to the first piece of a streamed answer";
         let first = new.histograms("time_to_first_token_seconds", help, &["model"], WAIT)?;
         let tokens = new.counters("tokens_total", "Tokens", &["model", "kind"])?;
+        let affinity = new.counters(
+            "affinity_total",
+            "Seats: where most of the prompt is cached (hit), elsewhere (miss), cached nowhere (none)",
+            &["result"],
+        )?;
         let metrics = Self {
             routes: Routes::new(
                 new.counters("requests_total", "Requests", &["route", "tier", "code"])?,
@@ -126,6 +155,7 @@ impl Metrics {
                 "Clients that left: while sending, queued, waiting for an instance, streaming",
                 &["state"],
             )?,
+            affinity: Affinity::ALL.map(|it| affinity.with_label_values(&[it.word()])),
             config_ok: new.gauge("config_ok", "Whether the configuration file is in force")?,
             gauges: scrape::Gauges::new(&new)?,
             registry,
@@ -182,6 +212,17 @@ impl Metrics {
     /// Counts a client that left.
     pub fn client_gone(&self, state: &'static str) {
         self.client_gone.with_label_values(&[state]).inc();
+    }
+
+    /// Counts a seat by what of its prompt is taken for cached there.
+    pub fn affinity(&self, found: Affinity) {
+        let [hit, miss, none] = &self.affinity;
+        let counter = match found {
+            Affinity::Hit => hit,
+            Affinity::Miss => miss,
+            Affinity::None => none,
+        };
+        counter.inc();
     }
 
     /// Says whether the configuration file as it is now is the one in force.

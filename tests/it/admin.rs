@@ -137,7 +137,10 @@ fn the_instances_are_shown_with_what_they_have_and_do() {
         json!(["llama3.2:latest", "nomic-embed-text:latest", "qwen3:8b"])
     );
     assert_eq!(second_seen["residents"], json!([]));
-    assert_eq!(seen["queue"], json!({ "waiting": 0, "capacity": 512, "lines": [] }));
+    assert_eq!(
+        seen["queue"],
+        json!({ "waiting": 0, "capacity": 512, "lines": [], "requests": [] })
+    );
     let answer = as_admin(&gateway, "GET", "/admin/upstreams");
     assert_eq!(answer.header("cache-control"), Some("no-store"));
     assert_eq!(answer.header("content-type"), Some("application/json"));

@@ -1,6 +1,8 @@
 //! Seats, the queue, and the choice of an instance.
 
+mod cards;
 mod choice;
+mod drains;
 mod loads;
 mod openai;
 mod seats;
@@ -20,6 +22,13 @@ fn ask_as(gateway: &Gateway, user: &str, id: &str, body: &Value) -> Answer {
 
 fn ask(gateway: &Gateway, body: &Value) -> Answer {
     gateway.post("/api/chat", body).key(gateway.key("ann")).send()
+}
+
+/// The instances and the queue, as administrators see them.
+fn upstreams(gateway: &Gateway) -> Value {
+    let answer = gateway.get("/admin/upstreams").key(gateway.key("admin")).send();
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    answer.json()
 }
 
 /// A refusal's `Retry-After`, which is always there and always sane.

@@ -3,6 +3,7 @@
 mod database;
 mod deaths;
 mod ejection;
+mod hung;
 mod leavers;
 mod retries;
 mod stopping;

@@ -105,6 +105,35 @@ fn requests_are_counted_by_route_tier_and_code_with_their_times_and_tokens() {
 }
 
 #[test]
+fn seats_are_counted_by_whether_the_prompt_was_read_there_before() {
+    let sims = [sim().args(&FAST).start(), sim().args(&FAST).start()];
+    let gateway = gateway()
+        .upstream("gpu0", &sims[0].url())
+        .upstream("gpu1", &sims[1].url())
+        .user("ann", "premium")
+        .config(OWN)
+        .start();
+    let talk = |turns: usize| {
+        let turns = (0..turns).map(|turn| {
+            json!({ "role": if turn % 2 == 0 { "user" } else { "assistant" },
+                "content": format!("{turn} {}", "a long story, told at length ".repeat(100)) })
+        });
+        let messages: Vec<Value> = turns.collect();
+        let body = json!({ "model": "llama3.2", "messages": messages,
+            "options": { "num_predict": 4 }, "stream": false });
+        assert_eq!(ask(&gateway, gateway.key("ann"), &body).status, 200);
+    };
+    let affinity = |result: &str| format!(r#"usher_affinity_total{{result="{result}"}}"#);
+    talk(1);
+    wait_for(&gateway, &affinity("none"), 1.0);
+    talk(3);
+    talk(5);
+    wait_for(&gateway, &affinity("hit"), 2.0);
+    assert!(Reading::of(&gateway).0.contains(&format!("{} 0", affinity("miss"))));
+    assert_eq!(sims.each_ref().map(|sim| sim.counter("loads")).iter().sum::<u64>(), 1);
+}
+
+#[test]
 fn our_own_work_is_counted_without_the_instances() {
     let sim = sim().args(&["--load-base", "1s", "--speed", "1"]).start();
     let gateway = one(&sim);

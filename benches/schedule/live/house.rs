@@ -15,7 +15,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::SPEED;
-use crate::work::{MODEL, Work, models_argument};
+use crate::work::{EMBEDDER, MODEL, Work, models_argument};
 
 /// What stands before the instances.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,11 +141,19 @@ impl House {
     }
 
     async fn start_usher(&mut self, work: &Work) -> Result<()> {
+        // an instance has that many slots for the model of the chats, and one for the embeddings
+        // beside them: `slots` is for both together
+        let settings = match work.embeds() {
+            true => format!(
+                "slots: {}, model_slots: {{ {MODEL}: {}, {EMBEDDER}: 1 }}",
+                work.slots + 1,
+                work.slots
+            ),
+            false => format!("slots: {}", work.slots),
+        };
         let upstream = |(number, instance): (usize, &Instance)| {
-            let (address, slots) = (instance.address, work.slots);
-            format!(
-                "  - {{ name: gpu{number}, url: 'http://{address}', slots: {slots}, model_slots: {{ embed: 1 }} }}\n"
-            )
+            let address = instance.address;
+            format!("  - {{ name: gpu{number}, url: 'http://{address}', {settings} }}\n")
         };
         let upstreams: String = self.instances.iter().enumerate().map(upstream).collect();
         let state = self.path("state");

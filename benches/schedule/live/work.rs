@@ -6,7 +6,7 @@ use crate::dice::Dice;
 
 /// The one model of most workloads, and the one for embeddings.
 pub const MODEL: &str = "chat";
-const EMBEDDER: &str = "embed";
+pub const EMBEDDER: &str = "embed";
 
 /// An afternoon.
 pub struct Work {
@@ -77,6 +77,11 @@ impl Work {
     /// Accounts that ask.
     pub fn clients(&self) -> usize {
         self.sessions.iter().map(|session| session.client + 1).max().unwrap_or(0)
+    }
+
+    /// Whether embeddings are among what is asked for.
+    pub fn embeds(&self) -> bool {
+        self.sessions.iter().any(|session| session.model == EMBEDDER)
     }
 
     /// Questions in all.

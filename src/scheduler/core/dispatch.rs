@@ -23,12 +23,19 @@ const SILENCE: f64 = 4.0;
 const SILENCE_AT_LEAST: f64 = 30.0;
 
 /// Where a decision stands in one line.
-struct Cursor {
+#[derive(Debug)]
+pub(super) struct Cursor {
     class: Arc<Class>,
     head: Head,
     first: Head,
     passed: usize,
     patient: bool,
+}
+
+impl Cursor {
+    fn new(class: Arc<Class>, head: Head) -> Self {
+        Self { class, head, first: head, passed: 0, patient: true }
+    }
 }
 
 /// A request that goes next, and where to.
@@ -54,17 +61,17 @@ impl Core {
 
     /// The first in fair order, over all lines, who can be seated.
     fn next(&mut self, now: Instant) -> Option<Next> {
-        let mut cursors: Vec<Cursor> = self
-            .queue
-            .lines()
-            .map(|(class, head)| Cursor {
-                class: Arc::clone(class),
-                head,
-                first: head,
-                passed: 0,
-                patient: true,
-            })
-            .collect();
+        // kept from decision to decision: their memory is asked for once
+        let mut cursors = std::mem::take(&mut self.cursors);
+        let lines = self.queue.lines();
+        cursors.extend(lines.map(|(class, head)| Cursor::new(Arc::clone(class), head)));
+        let next = self.first_able(&mut cursors, now);
+        cursors.clear();
+        self.cursors = cursors;
+        next
+    }
+
+    fn first_able(&mut self, cursors: &mut Vec<Cursor>, now: Instant) -> Option<Next> {
         loop {
             let least = cursors.iter().enumerate();
             let (at, _) = least.min_by_key(|(_, it)| (it.head.stamp, it.head.user))?;
@@ -72,6 +79,7 @@ impl Core {
             let stays = match self.consider(cursor, now) {
                 Considered::Seat(next) => return Some(next),
                 Considered::Passed => self.advance(cursor),
+                Considered::Again => true,
                 Considered::Nobody => false,
             };
             if !stays {
@@ -81,21 +89,31 @@ impl Core {
     }
 
     fn consider(&mut self, cursor: &Cursor, now: Instant) -> Considered {
-        let Some((number, waiting)) = self.queue.at(&cursor.class, cursor.head) else {
-            return Considered::Nobody;
-        };
-        let lacks_permit = self.lacks_permit(&waiting.wish);
-        if !self.may_hold_more(&waiting.wish) && !lacks_permit {
-            self.queue.park(&cursor.class, cursor.head);
+        let (class, head) = (&*cursor.class, cursor.head);
+        // none of whoever was parked since this cursor stood there before
+        let Some((number, waiting)) = self.queue.at(class, head) else {
             return Considered::Passed;
+        };
+        let may = self.may_hold_more(&waiting.wish);
+        match may {
+            // whether it would be of use is seen first
+            Ok(()) | Err(Holds::NoPermit) => {}
+            Err(Holds::All) => {
+                self.queue.park(class, head);
+                return Considered::Passed;
+            }
+            Err(Holds::AllOf(key)) => {
+                let others = self.queue.park_key(class, head, key);
+                return if others { Considered::Again } else { Considered::Passed };
+            }
         }
         let look =
             Look { ahead: cursor.passed, patient: cursor.patient, declined: waiting.declined, now };
         match self.judge(&waiting.wish, look) {
-            Verdict::Seat { .. } if lacks_permit => {
-                let (user, limit) = (cursor.head.user, waiting.wish.concurrency);
-                self.permits.lack(user, limit, now);
-                self.queue.park(&cursor.class, cursor.head);
+            Verdict::Seat { .. } if may.is_err() => {
+                let limit = waiting.wish.concurrency;
+                self.permits.lack(head.user, limit, now);
+                self.queue.park(class, head);
                 Considered::Passed
             }
             Verdict::Seat { instance, cached, candidates } => {
@@ -125,9 +143,7 @@ impl Core {
 
     /// What there is for this request, if it were its turn.
     pub(super) fn judge(&self, wish: &Wish, look: Look) -> Verdict {
-        let able = || {
-            self.active().filter(|(id, station)| station.suits(wish) && !wish.excluded.contains(id))
-        };
+        let able = || self.able(wish);
         if !able().any(|(_, station)| station.has_room_for(wish)) {
             return Verdict::Nowhere;
         }
@@ -172,27 +188,34 @@ impl Core {
 
     /// Whether somebody waits whom this instance could serve now with this model as it is.
     fn is_wanted_at(&self, id: usize, station: &Station, key: &ModelKey) -> bool {
-        self.queue.lines().any(|(class, head)| {
-            class.model.as_ref() == Some(key)
-                && !class.unloads
-                && station.is_warm(key, class.runner)
-                && !class.excluded.contains(&id)
-                && self.queue.at(class, head).is_some_and(|(_, waiting)| {
-                    station.has_room_for(&waiting.wish) && self.may_hold_more(&waiting.wish)
-                })
-        })
+        let resident = station.model(Some(key)).and_then(|model| model.resident.as_ref());
+        // as it is: with these options, if it is known with which
+        let lines = self.queue.lines_of(key, resident.and_then(|resident| resident.runner));
+        lines.filter(|(class, _)| !class.unloads && !class.excluded.contains(&id)).any(
+            |(class, head)| {
+                station.is_warm(key, class.runner)
+                    && self.queue.at(class, head).is_some_and(|(_, waiting)| {
+                        station.has_room_for(&waiting.wish)
+                            && self.may_hold_more(&waiting.wish).is_ok()
+                    })
+            },
+        )
     }
 
-    pub(super) fn may_hold_more(&self, wish: &Wish) -> bool {
-        let held = self.queue.held_by(wish.payer.user);
-        held < wish.concurrency && self.permits.allow(wish.payer.user, held)
+    /// Whether its user, and its key, may hold one more seat.
+    pub(super) fn may_hold_more(&self, wish: &Wish) -> Result<(), Holds> {
+        let (of_user, through_key) = self.queue.held_by(wish.payer);
+        match wish.limited_key() {
+            _ if of_user >= wish.concurrency => Err(Holds::All),
+            Some(key) if through_key >= wish.key_concurrency => Err(Holds::AllOf(key)),
+            _ if !self.permits.allow(wish.payer.user, of_user) => Err(Holds::NoPermit),
+            _ => Ok(()),
+        }
     }
 
     /// A seat for somebody who has just come, if nobody waits.
     pub(super) fn try_seat(&mut self, wish: &Wish, now: Instant) -> Option<Claim> {
-        if !self.may_hold_more(wish) {
-            return None;
-        }
+        self.may_hold_more(wish).ok()?;
         let look = Look { ahead: 0, patient: true, declined: None, now };
         let Verdict::Seat { instance, cached, candidates } = self.judge(wish, look) else {
             return None;
@@ -230,7 +253,8 @@ impl Core {
         let prompt = wish.prompt.tokens;
         let charged = prompt as f64 + OUTPUT_WEIGHT * output;
         self.queue.seat(wish.payer, charged, now);
-        self.permits.used(wish.payer.user, self.queue.held_by(wish.payer.user), now);
+        let held = self.queue.held_by_user(wish.payer.user);
+        self.permits.used(wish.payer.user, held, now);
         let patient = (budget * SILENCE).max(SILENCE_AT_LEAST);
         let budget = if wish.streams { patient } else { f64::INFINITY };
         let model = wish.model.clone();
@@ -264,8 +288,21 @@ enum Considered {
     Seat(Next),
     /// This one not; perhaps the one behind.
     Passed,
+    /// This one not; perhaps another one of the same user.
+    Again,
     /// Nobody in this line.
     Nobody,
+}
+
+/// Somebody holds as many seats as they may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Holds {
+    /// A user does.
+    All,
+    /// A key does, whatever its user may.
+    AllOf(i64),
+    /// Not here: but a seat more has to be granted by other gateways.
+    NoPermit,
 }
 
 fn expected_output(model: &Model, wish: &Wish) -> f64 {

@@ -5,7 +5,6 @@ use std::time::Instant;
 use super::Core;
 use super::Station;
 use crate::scheduler::permits::{Call, Has, Told};
-use crate::scheduler::wish::Wish;
 
 impl Core {
     /// From now on a seat needs a permit.
@@ -20,7 +19,7 @@ impl Core {
 
     /// What this gateway has of a user's seats, and how many more would be of use.
     pub fn has(&self, user: i64) -> Option<Has> {
-        let (held, waiting) = (self.queue.held_by(user), self.queue.waiting_of(user));
+        let (held, waiting) = (self.queue.held_by_user(user), self.queue.waiting_of(user));
         let free = |(_, it): (usize, &Station)| it.slots.saturating_sub(it.in_flight);
         self.permits.of(user, held, waiting, self.active().map(free).sum())
     }
@@ -37,18 +36,18 @@ impl Core {
             self.permits.ask_no_more(user);
         }
         self.permits.told(user, permits.saturating_add(more), now);
-        self.permits.exceed(user, in_excess, self.queue.held_by(user))
+        self.permits.exceed(user, in_excess, self.queue.held_by_user(user))
     }
 
     /// Another gateway wants some of a user's seats. Returns whether some were idle here.
     pub fn recall(&mut self, user: i64, now: Instant) -> bool {
-        self.permits.recall(user, self.queue.held_by(user), now)
+        self.permits.recall(user, self.queue.held_by_user(user), now)
     }
 
     /// Users of whom the others should be told.
     pub fn due(&mut self, now: Instant) -> Vec<i64> {
         let queue = &self.queue;
-        self.permits.due(|user| queue.held_by(user), now)
+        self.permits.due(|user| queue.held_by_user(user), now)
     }
 
     /// Users of whose seats this gateway has some.
@@ -58,13 +57,7 @@ impl Core {
 
     /// Whether others were asked for a permit, and all who wait could hold one, were it granted.
     pub(super) fn is_asked_for(&self, user: i64, most: u32) -> bool {
-        let (held, waiting) = (self.queue.held_by(user), self.queue.waiting_of(user));
+        let (held, waiting) = (self.queue.held_by_user(user), self.queue.waiting_of(user));
         self.permits.is_asked(user) && held as usize + waiting <= most as usize
-    }
-
-    /// Whether it is only a permit that this request lacks to hold one seat more.
-    pub(super) fn lacks_permit(&self, wish: &Wish) -> bool {
-        let held = self.queue.held_by(wish.payer.user);
-        held < wish.concurrency && !self.permits.allow(wish.payer.user, held)
     }
 }

@@ -81,8 +81,9 @@ fn wish(user: i64, model: &str) -> Wish {
         model: Some(key(model)),
         surface: Surface::Ollama,
         runner: Runner::default(),
-        payer: Payer { user, end_user: 0, weight: 1 },
+        payer: Payer { user, key: None, end_user: 0, weight: 1 },
         concurrency: 100,
+        key_concurrency: u32::MAX,
         prompt: Arc::new(Prompt::default()),
         most_output: None,
         streams: true,
@@ -231,6 +232,45 @@ fn who_waits_first_is_seated_first_and_a_full_user_does_not_block_others() {
     given_to(&mut core, of_three);
     release(&mut core, &first, Outcome::Answered, now);
     given_to(&mut core, second_of_one);
+}
+
+/// Through a key that may hold one seat, of a user who may hold many.
+fn through(key: i64, user: i64) -> Wish {
+    let payer = Payer { key: Some(key), ..wish(user, "a").payer };
+    Wish { payer, key_concurrency: 1, ..wish(user, "a") }
+}
+
+#[test]
+fn a_key_with_a_limit_of_its_own_holds_up_itself_alone() {
+    let now = Instant::now();
+    let mut core = core(&[4], 8, 8);
+    let first = seated(core.arrive(through(7, 1), now));
+    let second = waiting(core.arrive(through(7, 1), now));
+    let _other = seated(core.arrive(wish(1, "a"), now));
+    let _third = seated(core.arrive(through(8, 1), now));
+    assert!(given(&mut core).is_none(), "there is a seat, and none for this key");
+    release(&mut core, &first, Outcome::Answered, now);
+    given_to(&mut core, second);
+}
+
+#[test]
+fn what_other_keys_hold_is_no_matter_to_a_keys_own_limit() {
+    let now = Instant::now();
+    let mut core = core(&[4], 8, 8);
+    let _others = [(); 3].map(|()| seated(core.arrive(wish(1, "a"), now)));
+    seated(core.arrive(through(7, 1), now));
+}
+
+#[test]
+fn keys_of_one_user_are_served_in_the_order_in_which_they_came() {
+    let now = Instant::now();
+    let mut core = core(&[1], 8, 8);
+    let mut seat = seated(core.arrive(wish(2, "a"), now));
+    let came = [through(8, 1), wish(1, "a"), through(7, 1), through(8, 1)];
+    for number in came.map(|wish| waiting(core.arrive(wish, now))) {
+        release(&mut core, &seat, Outcome::Neutral, now);
+        seat = given_to(&mut core, number);
+    }
 }
 
 #[test]

@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Core;
+use super::dispatch::Holds;
 use crate::model::ModelKey;
 use crate::scheduler::breaker::State;
-use crate::scheduler::placement::{Candidate, Look, candidate};
-use crate::scheduler::queue::Head;
+use crate::scheduler::placement::{Candidate, Look, Verdict, candidate};
+use crate::scheduler::queue::{Head, Waiting};
 use crate::scheduler::station::Station;
-use crate::scheduler::wish::{Class, Nowhere, Surface};
+use crate::scheduler::wish::{Class, Nowhere, Surface, Wish};
 
 /// The counters of an instance, for people and probes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,6 +63,60 @@ pub struct LineView {
     pub oldest: Duration,
     /// The instances that could serve the next of them, with their seconds.
     pub candidates: Vec<Candidate>,
+}
+
+/// A request that waits.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WaiterView {
+    /// Its number in the queue.
+    pub number: u64,
+    /// Whose it is.
+    pub user: i64,
+    /// The model.
+    pub model: Option<ModelKey>,
+    /// For how long it has waited.
+    pub waited: Duration,
+    /// About how many go before it.
+    pub ahead: usize,
+    /// About how many seconds until its first token.
+    pub seconds: f64,
+    /// Why it waits.
+    pub reason: Reason,
+}
+
+/// Why a request waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// Every slot that could serve it is taken.
+    NoSlot,
+    /// Its user holds as many seats as they may.
+    UserHoldsAll,
+    /// Its key does.
+    KeyHoldsAll,
+    /// There is a free slot, and a better one soon.
+    BetterSoon,
+    /// Its model would have to be loaded, and that must not be now: another load is under way, or
+    /// would push out a model that others wait for.
+    NoLoadNow,
+    /// There is a seat for it once it is its turn.
+    OthersFirst,
+    /// No instance that has its model is up.
+    NoInstance,
+}
+
+impl Reason {
+    /// One word for it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::NoSlot => "no_slot",
+            Self::UserHoldsAll => "user_limit",
+            Self::KeyHoldsAll => "key_limit",
+            Self::BetterSoon => "better_soon",
+            Self::NoLoadNow => "no_load_now",
+            Self::OthersFirst => "others_first",
+            Self::NoInstance => "no_instance",
+        }
+    }
 }
 
 /// What a request in the queue may expect.
@@ -123,38 +178,90 @@ impl Core {
     /// What a request that waits may expect; none if it does not wait.
     pub fn outlook(&self, number: u64, now: Instant) -> Option<Outlook> {
         let ahead = self.queue.ahead_of(number)?;
+        Some(Outlook { ahead, seconds: self.outlook_behind(number, ahead, now)? })
+    }
+
+    /// Seconds until its first token if so many go before it.
+    pub(super) fn outlook_behind(&self, number: u64, ahead: usize, now: Instant) -> Option<f64> {
         let waiting = self.queue.get(number)?;
-        let look = Look { ahead, patient: true, declined: None, now };
-        let seconds = self
-            .active()
-            .filter(|(id, it)| it.suits(&waiting.wish) && !waiting.wish.excluded.contains(id))
-            .filter_map(|(id, it)| candidate((id, it), &waiting.wish, look, |_| true))
-            .map(|it| it.seconds())
-            .min_by(f64::total_cmp);
+        let seconds = self.places(&waiting.wish, ahead, now).map(|it| it.seconds());
         // nobody is warm and nobody is free: as long as it takes on the whole
-        let seconds = seconds.unwrap_or_else(|| self.expected_wait().as_secs_f64());
-        Some(Outlook { ahead, seconds })
+        let on_the_whole = || self.expected_wait().as_secs_f64();
+        Some(seconds.min_by(f64::total_cmp).unwrap_or_else(on_the_whole))
+    }
+
+    /// The instances that could serve this, now or later.
+    fn places<'c>(
+        &'c self,
+        wish: &'c Wish,
+        ahead: usize,
+        now: Instant,
+    ) -> impl Iterator<Item = Candidate> + 'c {
+        let look = Look { ahead, patient: true, declined: None, now };
+        self.able(wish).filter_map(move |it| candidate(it, wish, look, |_| true))
+    }
+
+    /// The instances that are up and have what this needs, whether or not there is a slot.
+    pub(super) fn able<'c>(
+        &'c self,
+        wish: &'c Wish,
+    ) -> impl Iterator<Item = (usize, &'c Station)> + Clone {
+        self.active().filter(|(id, it)| it.suits(wish) && !wish.excluded.contains(id))
     }
 
     /// The queue, line by line.
     pub fn lines(&self, now: Instant) -> Vec<LineView> {
         let line = |(class, head): (&Arc<Class>, Head)| {
             let (_, waiting) = self.queue.at(class, head)?;
-            let look = Look { ahead: 0, patient: true, declined: None, now };
-            let able = self.active().filter(|(_, station)| station.suits(&waiting.wish));
-            let candidates = able.filter_map(|(id, station)| {
-                candidate((id, station), &waiting.wish, look, |_| true)
-            });
-            let everybody = self.queue.everybody().filter(|(other, ..)| **other == **class);
-            let oldest = everybody.map(|(_, _, it)| it.since).min()?;
+            let oldest = self.queue.line(class).map(|(_, it)| it.since).min()?;
             Some(LineView {
                 model: class.model.clone(),
                 waiting: self.queue.len_of(class),
                 oldest: now.saturating_duration_since(oldest),
-                candidates: candidates.collect(),
+                candidates: self.places(&waiting.wish, 0, now).collect(),
             })
         };
         self.queue.lines().filter_map(line).collect()
+    }
+
+    /// The `most` who have waited for longest, and why they do, the first who came first.
+    pub fn waiters(&self, most: usize, now: Instant) -> Vec<WaiterView> {
+        let mut all: Vec<_> =
+            self.queue.everybody().map(|(number, it)| (it.since, number, it)).collect();
+        all.sort_unstable_by_key(|(since, number, _)| (*since, *number));
+        let view = |(since, number, waiting): (Instant, u64, &Waiting)| {
+            let Outlook { ahead, seconds } = self.outlook(number, now)?;
+            Some(WaiterView {
+                number,
+                user: waiting.wish.payer.user,
+                model: waiting.wish.model.clone(),
+                waited: now.saturating_duration_since(since),
+                ahead,
+                seconds,
+                reason: self.reason(waiting, ahead, now),
+            })
+        };
+        all.into_iter().take(most).filter_map(view).collect()
+    }
+
+    fn reason(&self, waiting: &Waiting, ahead: usize, now: Instant) -> Reason {
+        let wish = &waiting.wish;
+        match self.may_hold_more(wish) {
+            Err(Holds::All | Holds::NoPermit) => return Reason::UserHoldsAll,
+            Err(Holds::AllOf(_)) => return Reason::KeyHoldsAll,
+            Ok(()) => {}
+        }
+        if self.able(wish).next().is_none() {
+            return Reason::NoInstance;
+        }
+        if !self.able(wish).any(|(_, station)| station.has_room_for(wish)) {
+            return Reason::NoSlot;
+        }
+        match self.judge(wish, Look { ahead, patient: true, declined: waiting.declined, now }) {
+            Verdict::Wait => Reason::BetterSoon,
+            Verdict::Seat { .. } => Reason::OthersFirst,
+            Verdict::Nowhere => Reason::NoLoadNow,
+        }
     }
 
     /// The least busy instance that is up and has the model, whether or not it has a free slot.

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{ask, ask_as};
+use super::{ask, ask_as, upstreams};
 use crate::support::crowd::{all_up, before, ids_at, paced, question, stops_clean, whole};
 use crate::support::eventually;
 use crate::support::gateway::Gateway;
@@ -15,10 +15,7 @@ fn waiting(gateway: &Gateway, user: &str, id: &str) -> Wire {
 }
 
 fn queue(gateway: &Gateway) -> Value {
-    let key = gateway.key("admin");
-    let answer = gateway.get("/admin/upstreams").key(key).send();
-    assert_eq!(answer.status, 200, "{}", answer.text());
-    answer.json()["queue"].clone()
+    upstreams(gateway)["queue"].clone()
 }
 
 fn wait_for_queue(gateway: &Gateway, length: u64) {
@@ -73,6 +70,14 @@ fn the_queue_is_shown_line_by_line_with_where_the_next_could_go() {
     let place = &lines[0]["candidates"][0];
     assert_eq!((&place["upstream"], &place["free"]), (&json!("gpu0"), &json!(false)));
     assert!(place["seconds"].as_f64() >= place["wait"].as_f64(), "{place}");
+    let requests = queue(&gateway)["requests"].clone();
+    assert_eq!((&requests[0]["position"], &requests[1]), (&json!(1), &Value::Null));
+    assert_eq!(
+        (&requests[0]["model"], &requests[0]["reason"]),
+        (&json!("llama3.2:latest"), &json!("no_slot"))
+    );
+    let seconds = |name: &str| requests[0][name].as_f64().expect("a number");
+    assert!(seconds("waited_seconds") >= 0.0 && seconds("expected_seconds") > 0.0, "{requests}");
     sims[0].turn(&json!({ "wedged": false }));
     for wire in [held, next] {
         assert_eq!(wire.exchange("POST").rest().status, 200);
@@ -93,8 +98,15 @@ fn a_client_that_would_be_gone_before_its_turn_hears_so_at_once() {
     assert_eq!(refused.status, 503, "{}", refused.text());
     super::retry_after(&refused);
     assert_eq!(gateway.access_line("hasty")["outcome"], "too_late");
+    assert!(!ids_at(&sims[0]).contains(&"hasty".to_owned()), "the instance never saw it");
+    // what OpenAI's SDKs send unless they are told otherwise
+    let patient = gateway.post("/api/chat", &question(1)).key(gateway.key("ann"));
+    let patient = patient.header("X-Stainless-Read-Timeout", "600").start();
+    wait_for_queue(&gateway, 1);
     sims[0].turn(&json!({ "wedged": false }));
-    assert_eq!(held.exchange("POST").rest().status, 200);
+    for wire in [held, patient] {
+        assert_eq!(wire.exchange("POST").rest().status, 200);
+    }
     stops_clean(gateway);
 }
 

@@ -157,6 +157,40 @@ fn a_user_holds_no_more_seats_than_the_tier_allows_and_others_pass_by() {
 }
 
 #[test]
+fn a_key_that_holds_all_it_may_holds_up_none_of_its_users_other_keys() {
+    let sims = [paced(1000, 4, &[])];
+    let gateway = before(&sims, 4).user("eve", "wide").key("eve", &["--concurrency", "1"]).start();
+    let made = gateway.home().usher_json(&["keys", "create", "--user", "eve", "--name", "other"]);
+    let other = made["key"].as_str().expect("a key").to_owned();
+    let through = |key: &str, id: &str| {
+        let request = gateway.post("/api/chat", &question(1)).key(key);
+        request.header("X-Request-Id", id).start()
+    };
+    let narrow = gateway.key("eve").to_owned();
+    for (first, second, held_up, beside) in [
+        // what waits for its own key is passed by
+        (&narrow, &other, Some(&narrow), "other"),
+        // what other keys hold is nothing to it
+        (&other, &narrow, None, "narrow"),
+    ] {
+        sims[0].reset();
+        sims[0].turn(&json!({ "wedged": true }));
+        let mut wires = vec![through(first, "first")];
+        sims[0].wait_for("slots_in_use", 1);
+        wires.extend(held_up.map(|key| through(key, "held-up")));
+        settled(&gateway);
+        wires.push(through(second, beside));
+        sims[0].wait_for("slots_in_use", 2);
+        assert_eq!(ids_at(&sims[0]), ["first", beside]);
+        sims[0].turn(&json!({ "wedged": false }));
+        for wire in wires {
+            assert_eq!(wire.exchange("POST").rest().status, 200);
+        }
+    }
+    stops_clean(gateway);
+}
+
+#[test]
 fn reading_routes_need_no_seat() {
     let sims = [paced(1000, 1, &[])];
     let gateway = before(&sims, 1).start();

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use serde_json::json;
 
-use crate::support::crowd::{all_up, before, paced, question, seen, stops_clean, whole};
+use crate::support::crowd::{all_up, before, paced, question, restarted, seen, stops_clean, whole};
 use crate::support::eventually;
 use crate::support::http::Answer;
 use crate::support::sim::Sim;
@@ -80,6 +80,42 @@ fn an_instance_that_comes_back_serves_again_within_two_seconds() {
         eventually("it serves again", || ask() == 200);
         assert!(back.elapsed() < Duration::from_secs(2), "{away}: {:?}", back.elapsed());
     }
+    stops_clean(gateway);
+}
+
+#[test]
+fn a_killed_instance_is_at_full_work_within_two_seconds_of_its_return() {
+    const SLOTS: u32 = 4;
+    let mut sims = vec![paced(200, SLOTS, &[]), paced(200, SLOTS, &[])];
+    let gateway = before(&sims, SLOTS).config(AS_SHIPPED).start();
+    all_up(&gateway, 2);
+    let over = AtomicBool::new(false);
+    let answers = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..16 {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    let request = gateway.post("/api/chat", &question(10));
+                    let answer = request.key(gateway.key("ann")).send();
+                    answers.lock().push(answer);
+                }
+            });
+        }
+        let at_work = |sim: &Sim| sim.counter("slots_in_use") == u64::from(SLOTS);
+        eventually("both are at work", || sims.iter().all(at_work));
+        sims[1].kill();
+        eventually("it is known", || {
+            gateway.log().iter().any(|line| line.contains("upstream gpu1 is down: "))
+        });
+        sims[1] = restarted(&sims[1], 200, SLOTS);
+        let back = Instant::now();
+        eventually("all its slots are at work", || at_work(&sims[1]));
+        assert!(back.elapsed() < Duration::from_secs(2), "{:?}", back.elapsed());
+        over.store(true, Ordering::Relaxed);
+    });
+    let answers = answers.into_inner();
+    let failed: Vec<&Answer> = answers.iter().filter(|answer| !is_whole(answer)).collect();
+    assert!(failed.len() <= SLOTS as usize, "those that it was working on alone: {failed:#?}");
     stops_clean(gateway);
 }
 

@@ -12,7 +12,7 @@ use super::sim::{self, Sim, sim};
 pub const MODEL: &str = "llama3.2";
 
 /// A tier that is bounded by the instances alone, one that waits for nothing, one with one seat.
-const TIERS: &str = "
+pub const TIERS: &str = "
 tiers:
   wide: { concurrency: 1000, requests: null, reads: null }
   hasty: { max_queue_wait: 20ms, requests: null, reads: null }
@@ -26,6 +26,11 @@ pub const SOON: Duration = Duration::from_secs(1);
 /// A stand-in that loads and reads within moments and writes at this pace to each request.
 pub fn paced(tokens_per_second: u32, slots: u32, more: &[&str]) -> Sim {
     quick_builder(tokens_per_second, slots).args(more).start()
+}
+
+/// Another such stand-in in the place of one that was killed, where it was.
+pub fn restarted(killed: &Sim, tokens_per_second: u32, slots: u32) -> Sim {
+    quick_builder(tokens_per_second, slots).in_the_place_of(killed).start()
 }
 
 fn quick_builder(tokens_per_second: u32, slots: u32) -> sim::Builder {

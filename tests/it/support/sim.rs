@@ -1,7 +1,7 @@
 //! A simulated Ollama: a process of its own on free ports, its counters, and orders to misbehave.
 
 use std::io::{BufRead, BufReader};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
@@ -12,13 +12,15 @@ use super::http::{Exchange, Request};
 
 /// A stand-in for Ollama at real speed, with its usual models, that ends with this process.
 pub fn sim() -> Builder {
-    Builder { args: Vec::new(), held: None }
+    let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    Builder { args: Vec::new(), held: None, listen }
 }
 
 /// A simulated instance that is being described.
 pub struct Builder {
     args: Vec<String>,
     held: Option<String>,
+    listen: SocketAddr,
 }
 
 impl Builder {
@@ -35,11 +37,17 @@ impl Builder {
         self
     }
 
+    /// Has it listen where another one did that was killed.
+    pub fn in_the_place_of(mut self, killed: &Sim) -> Self {
+        self.listen = killed.address;
+        self
+    }
+
     /// Starts it and waits until it listens.
     pub fn start(self) -> Sim {
         let binary = binary();
         let mut child = Command::new(&binary)
-            .args(["--listen", "127.0.0.1:0", "--exit-with-parent"])
+            .args(["--listen", &self.listen.to_string(), "--exit-with-parent"])
             .args(self.args)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -5,11 +5,11 @@ use proptest::prelude::*;
 use super::*;
 
 fn weighing(user: i64, weight: u32) -> Wish {
-    Wish { payer: Payer { user, end_user: 0, weight }, ..wish(user, "a") }
+    Wish { payer: Payer { user, key: None, end_user: 0, weight }, ..wish(user, "a") }
 }
 
 fn for_end_user(user: i64, end_user: u64) -> Wish {
-    Wish { payer: Payer { user, end_user, weight: 1 }, ..wish(user, "a") }
+    Wish { payer: Payer { user, key: None, end_user, weight: 1 }, ..wish(user, "a") }
 }
 
 /// An answer of so many tokens.

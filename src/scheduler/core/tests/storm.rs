@@ -12,7 +12,8 @@ enum Step {
         user: i64,
         end_user: u64,
         model: usize,
-        concurrency: u32,
+        /// Its key, and the seats that may be held through it.
+        key: (Option<i64>, u32),
         topic: usize,
     },
     Leave(usize),
@@ -39,9 +40,9 @@ fn step() -> impl Strategy<Value = Step> {
         6 => Just(Outcome::Answered), 1 => Just(Outcome::Failed), 2 => Just(Outcome::Neutral)
     ];
     prop_oneof![
-        8 => (0..4_i64, 0..2_u64, 0..3_usize, 1..4_u32, 0..4_usize).prop_map(
-            |(user, end_user, model, concurrency, topic)| Step::Arrive {
-                user, end_user, model, concurrency, topic
+        8 => (0..4_i64, 0..2_u64, 0..3_usize, key(), 0..4_usize).prop_map(
+            |(user, end_user, model, key, topic)| Step::Arrive {
+                user, end_user, model, key, topic
             }
         ),
         2 => any::<usize>().prop_map(Step::Leave),
@@ -58,6 +59,15 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// Seats that a user may hold.
+fn seats_of(user: i64) -> u32 {
+    1 + user as u32 % 3
+}
+
+fn key() -> impl Strategy<Value = (Option<i64>, u32)> {
+    prop_oneof![Just((None, u32::MAX)), (1..3_i64, 1..4_u32).prop_map(|(key, n)| (Some(key), n))]
+}
+
 /// The world outside the core: numbers that wait, claims that are held, loads that go on.
 #[derive(Default)]
 struct Outside {
@@ -69,11 +79,12 @@ struct Outside {
 impl Outside {
     fn take(&mut self, core: &mut Core, step: Step, now: Instant) {
         match step {
-            Step::Arrive { user, end_user, model, concurrency, topic } => {
+            Step::Arrive { user, end_user, model, key: (key, seats), topic } => {
                 let text = format!("topic {topic} {}", "word ".repeat(topic * 1000));
                 let wish = Wish {
-                    concurrency,
-                    payer: Payer { user, end_user, weight: 1 + user as u32 },
+                    concurrency: seats_of(user),
+                    key_concurrency: seats,
+                    payer: Payer { user, key, end_user, weight: 1 + user as u32 },
                     prompt: Arc::new(Prompt::of_messages(&[text])),
                     ..wish(user, MODELS[model])
                 };
@@ -120,6 +131,8 @@ impl Outside {
             _ => {}
         }
         for (number, claim) in core.given() {
+            let (seats, through_key) = core.queue.held_by(claim.payer);
+            assert!(seats <= seats_of(claim.payer.user) && through_key <= 3);
             let at = self.waiting.iter().position(|other| *other == number);
             self.waiting.remove(at.expect("who is given a seat was waiting for one"));
             self.held.push(claim);
@@ -150,16 +163,10 @@ fn loads(core: &Core) -> [u32; 3] {
 /// Nobody waits whom placement would seat now: neither one of those who may wait for a better
 /// seat, nor, behind them, anybody who may not.
 fn conserves_work(core: &Core, now: Instant) -> bool {
-    core.queue.lines().all(|(class, first)| {
-        let mut heads = Vec::new();
-        let mut next = Some(first);
-        while let Some(head) = next {
-            heads.push(head);
-            next = core.queue.behind(class, head);
-        }
-        let able = heads.iter().filter_map(|head| core.queue.at(class, *head));
-        let able: Vec<_> = able.filter(|(_, it)| core.may_hold_more(&it.wish)).collect();
-        able.iter().take(PATIENT).enumerate().all(|(ahead, (_, it))| {
+    core.queue.lines().all(|(class, _)| {
+        // the first of each user, by clock, whose user and whose key may hold more
+        let able = core.queue.firsts(class, |wish| core.may_hold_more(wish).is_ok());
+        able.iter().take(PATIENT).enumerate().all(|(ahead, it)| {
             let patient = able.len() <= PATIENT;
             let look = Look { ahead, patient, declined: it.declined, now };
             !matches!(core.judge(&it.wish, look), Verdict::Seat { .. })

@@ -1,7 +1,6 @@
 //! The steps that every request pays for, one by one.
 #![allow(missing_docs, reason = "criterion's macro makes public functions without any")]
 
-use std::collections::{HashSet, VecDeque};
 use std::hint::black_box;
 use std::path::Path;
 use std::sync::Arc;
@@ -21,15 +20,17 @@ use usher::auth::{
     Asking, Holder, Identity, IdentityStore, Key, Method as Proof, Principal, Signed, Tokens,
     Unavailable, User, api_key,
 };
-use usher::config::{Balance, Config};
+use usher::config::Config;
 use usher::limit::{Bounds, InProcess, Limits, What};
 use usher::model::ModelName;
 use usher::payload;
 use usher::policy::{self, Rules};
 use usher::route;
-use usher::scheduler::core::{Admitted, Core, Ending};
-use usher::scheduler::{Facts, Outcome, Payer, Post, Scheduler, Surface, Ticket, Wish};
 use usher::usage::{Format, Meter};
+
+mod seating;
+
+use seating::seating;
 
 criterion_group!(benches, admitting, limiting, inspecting, metering, seating);
 criterion_main!(benches);
@@ -234,102 +235,7 @@ fn metering(c: &mut Criterion) {
     group.finish();
 }
 
-/// What a seat costs, taken and given back: on an idle box, and where every release hands the seat
-/// to the first of 512 who wait.
-fn seating(c: &mut Criterion) {
-    let mut group = c.benchmark_group("seat");
-    let scheduler = scheduler();
-    group.bench_function("take and free, idle", |b| {
-        b.iter(|| drop(scheduler.enter(black_box(wish(1)))));
-    });
-    decisions(&mut group);
-    let mut held: VecDeque<Ticket> =
-        (0..SLOTS + 512).filter_map(|user| scheduler.enter(wish(user)).ok()).collect();
-    assert_eq!(scheduler.waiting(), 512);
-    group.bench_function("free and join the end, 512 waiting", |b| {
-        b.iter(|| {
-            // first come, first served: the oldest ticket is the one that is seated
-            drop(held.pop_front());
-            held.extend(scheduler.enter(black_box(wish(1_000_000))));
-        });
-    });
-    group.finish();
-}
-
-/// What it costs to give a seat to the next of 10,000 requests of 1,000 users, and to take in the
-/// one that comes instead: ten decisions, so that no lucky one is counted.
-fn decisions(group: &mut criterion::BenchmarkGroup<'_, criterion::measurement::WallTime>) {
-    let config = config();
-    let mut core = Core::new(&config.balance);
-    let now = std::time::Instant::now();
-    core.reconfigure(
-        posts(&config),
-        &Balance { queue: 20_000, queue_per_user: 100, ..config.balance.clone() },
-        now,
-    );
-    let mut held = VecDeque::new();
-    for number in 0..10_008 {
-        if let Ok(Admitted::Seated(_, claim)) = core.arrive(wish(number % 1000), now) {
-            held.push_back(claim);
-        }
-    }
-    assert_eq!((held.len(), core.waiting()), (8, 10_000));
-    let ending = Ending { outcome: Outcome::Answered, ..Ending::nothing() };
-    let mut user = 0;
-    group.throughput(Throughput::Elements(10));
-    group.bench_function("decide, 10,000 of 1,000 users waiting", |b| {
-        b.iter(|| {
-            for _ in 0..10 {
-                let Some(claim) = held.pop_front() else { return };
-                core.release(&claim, &ending, now);
-                held.extend(core.given().into_iter().map(|(_, claim)| claim));
-                user = (user + 1) % 1000;
-                assert!(core.arrive(black_box(wish(user)), now).is_ok());
-            }
-        });
-    });
-    group.throughput(Throughput::Elements(1));
-}
-
-/// Slots of the two instances together.
-const SLOTS: i64 = 8;
-
-fn scheduler() -> Arc<Scheduler> {
-    let config = config();
-    let scheduler = Arc::new(Scheduler::new(&config.balance));
-    scheduler.reconfigure(posts(&config), &config.balance);
-    scheduler
-}
-
-fn posts(config: &Config) -> Vec<Post<'_>> {
-    let models: HashSet<_> =
-        ModelName::parse("llama3.2").iter().map(|name| name.key().clone()).collect();
-    let models = Arc::new(models);
-    let residents = Arc::clone(&models);
-    let facts = Facts { up: true, answered: true, models, residents, ..Facts::default() };
-    let posts = (0..).zip(&config.upstreams);
-    posts.map(|(id, upstream)| Post { id, upstream, facts: Some(facts.clone()) }).collect()
-}
-
-fn wish(user: i64) -> Wish {
-    let model = ModelName::parse("llama3.2").ok().map(|name| name.key().clone());
-    Wish {
-        model,
-        surface: Surface::Ollama,
-        runner: payload::Runner::default(),
-        payer: Payer { user, end_user: 0, weight: 1 },
-        concurrency: u32::MAX,
-        prompt: Arc::default(),
-        most_output: None,
-        streams: true,
-        unloads: false,
-        deadline: None,
-        excluded: Vec::new(),
-        number: None,
-    }
-}
-
-fn config() -> Config {
+pub(crate) fn config() -> Config {
     let text = "state_dir: state\nbalance: { queue: 1024, queue_per_user: 1024 }\nupstreams:\n  - { name: a, url: 'http://127.0.0.1:1', slots: 4 }\n  - { name: b, url: 'http://127.0.0.1:2', slots: 4 }\n";
     let secret = |name: &str| {
         (name == "JWT_SECRET")
