@@ -38,6 +38,9 @@ use crate::store::{Actor, Store, StoreError};
 use crate::telemetry::security_log::SecurityEvent;
 use session::Logins;
 
+/// Seconds after which a database that does not answer may be there again.
+const STORE_BACK: u64 = 2;
+
 /// What administrators look at and change.
 pub struct Admin {
     /// The instances in force.
@@ -223,6 +226,7 @@ impl From<StoreError> for Fault {
                 status: StatusCode::SERVICE_UNAVAILABLE,
                 reason: "store_unavailable",
                 cause: Some(error.to_string()),
+                retry_after: Some(STORE_BACK),
                 ..Self::bad("The database does not answer now, so nothing was changed".to_owned())
             },
         }

@@ -44,7 +44,7 @@ use tokio::sync::watch;
 use crate::auth::verdict::Authenticator;
 use crate::config::Timeouts;
 use crate::limit::Limits;
-use crate::limit::login::LoginLimit;
+use crate::limit::login::Attempts;
 use crate::live::Live;
 use crate::route::{Action, Door};
 use crate::scheduler::Scheduler;
@@ -74,7 +74,7 @@ pub struct Gateway {
     stage: watch::Receiver<Stage>,
     connections: Arc<Connections>,
     metrics: Arc<Metrics>,
-    logins: Arc<LoginLimit>,
+    logins: Arc<Attempts>,
     store: Arc<Store>,
     admin: Router,
     client: reqwest::Client,
@@ -86,6 +86,8 @@ pub struct Parts {
     pub live: Arc<Live>,
     /// Knows who is asking.
     pub authenticator: Arc<Authenticator>,
+    /// Counts attempts to log in.
+    pub logins: Arc<Attempts>,
     /// What this gateway shares with others, if it does.
     pub redis: Option<Arc<Redis>>,
     /// Knows how much of it everybody may have.
@@ -122,7 +124,7 @@ impl Gateway {
             stage: parts.stage,
             connections: Arc::default(),
             metrics: parts.metrics,
-            logins: Arc::default(),
+            logins: parts.logins,
             store: parts.store,
             admin: parts.admin,
             client: parts.client,
@@ -138,7 +140,8 @@ impl Gateway {
     pub(super) fn missing(&self) -> Vec<&'static str> {
         let database = self.authenticator.is_without_store().then_some("database");
         let redis = self.redis.as_ref().filter(|redis| redis.is_away()).map(|_| "redis");
-        database.into_iter().chain(redis).collect()
+        let ledger = self.ledger.is_without_store().then_some("ledger");
+        database.into_iter().chain(redis).chain(ledger).collect()
     }
 
     /// What is held at any moment, for the drain and its last line.

@@ -13,11 +13,13 @@
 pub mod breaker;
 pub mod core;
 pub mod learn;
+mod permits;
 pub mod placement;
 mod prefix;
 mod queue;
 mod room;
 mod seat;
+pub mod sharing;
 mod station;
 pub mod wish;
 
@@ -26,10 +28,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 pub use self::core::{InstanceView, LineView, ModelView, Outlook, Reason, WaiterView};
 pub use self::learn::Report;
+pub use self::permits::{Call, Has, Told};
 pub use self::placement::Candidate;
 pub use self::seat::{Load, Outcome, Seat, Ticket};
 pub use self::wish::{Full, Nowhere, Payer, Refused, Surface, Wish};
@@ -71,6 +74,8 @@ pub struct Desk {
     /// Loads that go on by themselves, to be told that nobody wants them any more.
     loads: HashMap<u64, oneshot::Sender<()>>,
     names: HashMap<usize, String>,
+    /// Where goes what other gateways should hear of, if there are any.
+    calls: Option<mpsc::UnboundedSender<Call>>,
 }
 
 impl Scheduler {
@@ -88,6 +93,7 @@ impl<L: Lock> Scheduler<L> {
                 waiting: HashMap::new(),
                 loads: HashMap::new(),
                 names: HashMap::new(),
+                calls: None,
             }),
         }
     }
@@ -98,6 +104,7 @@ impl<L: Lock> Scheduler<L> {
         let (result, words) = self.desk.with(|desk| {
             let result = act(desk, now);
             desk.hand_out(now);
+            desk.call();
             (result, desk.words())
         });
         words.iter().for_each(|line| log::warn!("{line}"));
@@ -121,6 +128,43 @@ impl<L: Lock> Scheduler<L> {
     /// Whether an instance with this number is configured, or still has somebody seated.
     pub fn knows(&self, instance: usize) -> bool {
         self.desk.with(|desk| desk.core.knows(instance))
+    }
+
+    /// From now on a seat needs a permit; what is to be heard of that goes where this says.
+    pub fn share(&self) -> mpsc::UnboundedReceiver<Call> {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        self.desk.with(|desk| {
+            desk.core.share();
+            desk.calls = Some(sender);
+        });
+        receiver
+    }
+
+    /// What this gateway has of a user's seats, and how many more would be of use.
+    pub fn has(&self, user: i64) -> Option<Has> {
+        self.desk.with(|desk| desk.core.has(user))
+    }
+
+    /// The other gateways were told of a user. Returns whether some seats that were idle here are
+    /// no longer ours.
+    pub fn granted(&self, user: i64, told: Told) -> bool {
+        self.change(|desk, now| desk.core.granted(user, told, now))
+    }
+
+    /// Another gateway wants some of a user's seats. Returns whether some were idle here, which
+    /// then are no longer ours.
+    pub fn recall(&self, user: i64) -> bool {
+        self.change(|desk, now| desk.core.recall(user, now))
+    }
+
+    /// Users of whom the other gateways should be told.
+    pub fn due(&self) -> Vec<i64> {
+        self.change(|desk, now| desk.core.due(now))
+    }
+
+    /// Users of whose seats this gateway has some.
+    pub fn holders(&self) -> Vec<i64> {
+        self.desk.with(|desk| desk.core.holders())
     }
 
     /// Takes a place in the queue, which may be a seat at once.
@@ -243,6 +287,16 @@ impl Desk {
                     self.core.release(&claim, &Ending::nothing(), now);
                 }
             }
+        }
+    }
+
+    /// Passes on what other gateways should hear of.
+    fn call(&mut self) {
+        if let Some(calls) = &self.calls {
+            // whoever listens outlives the last request
+            self.core.calls().into_iter().for_each(|call| {
+                let _ = calls.send(call);
+            });
         }
     }
 

@@ -4,7 +4,7 @@
 //! when nothing is left to do, and which goes on deaf when an address cannot be bound.
 
 pub mod certificate;
-mod cluster;
+pub mod cluster;
 mod ending;
 mod handover;
 mod signals;
@@ -26,16 +26,14 @@ use pingora::proxy::http_proxy;
 use pingora::server::configuration::ServerConf;
 use pingora::services::Service as _;
 use pingora::services::listening::Service;
-use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::admin::session::Logins;
 use crate::admin::{self, Admin};
+use crate::auth::Tokens;
 use crate::auth::password::Passwords;
-use crate::auth::verdict::{Authenticator, Options};
-use crate::auth::{Peers, Tokens};
 use crate::config::{Config, Listen};
 use crate::gateway::entrance::Entrance;
 use crate::gateway::front::Front;
@@ -47,7 +45,7 @@ use crate::live::reload::{self, Reloader};
 use crate::live::watch::FileWatch;
 use crate::route::Door;
 use crate::scheduler::Scheduler;
-use crate::store::Store;
+use crate::store::{Store, mark};
 use crate::telemetry::Logs;
 use crate::telemetry::metrics::{self, Metrics};
 use crate::upstream::health;
@@ -267,23 +265,23 @@ async fn assemble(
     (stage, ending): (watch::Receiver<Stage>, watch::Receiver<bool>),
 ) -> anyhow::Result<Assembled> {
     let tokens = Tokens::load(&config.auth, None)?;
-    let store = Arc::new(Store::open(&config.database).await?);
-    let redis = cluster::redis(&config, &ending)?;
-    let peers = redis.clone().map(|redis| redis as Arc<dyn Peers>);
-    let options = Options { peers, ..Options::new(config.auth.max_stale, Handle::current()) };
-    let authenticator = Arc::new(Authenticator::new(Arc::clone(&store) as _, &options));
+    let store = Arc::new(Store::open_whole(&config.database).await?);
+    let redis = cluster::redis(&config, &store.origin().await?, &ending)?;
+    let authenticator = cluster::authenticator(&config, Arc::clone(&store), redis.clone());
     tokio::spawn(Arc::clone(&authenticator).watch(ending.clone()));
     let scheduler = Arc::new(Scheduler::new(&config.balance));
     tokens.keep_fresh();
     let live = Arc::new(Live::new(config, tokens, &scheduler)?);
     let metrics = Metrics::new()?;
-    let ledger = Ledger::new(Arc::clone(&store) as _);
-    let keeping = tokio::spawn(Arc::clone(&ledger).keep(ending.clone()));
+    let ledger = Ledger::new(Arc::clone(&store) as _, &mark());
+    let seats = cluster::seats(redis.as_ref(), &scheduler);
+    let keeping = cluster::keep(seats, Arc::clone(&ledger).keep(ending.clone()), &ending);
     let limits = Limits::new(cluster::quotas(redis.as_ref(), &ending));
     tokio::spawn(Arc::clone(&limits).keep_small());
     let sources = metrics::Sources {
         authenticator: Arc::clone(&authenticator),
         redis: redis.clone(),
+        ledger: Arc::clone(&ledger),
         scheduler: Arc::clone(&scheduler),
         live: Arc::clone(&live),
         log_dropped: logs.dropped(),
@@ -310,6 +308,7 @@ async fn assemble(
     let gateway = Gateway::new(Parts {
         live: Arc::clone(&live),
         authenticator,
+        logins: cluster::logins(redis.as_ref()),
         redis,
         limits,
         ledger,

@@ -5,17 +5,19 @@
 
 mod error;
 mod files;
+mod mark;
 mod record;
 mod redis;
 mod sql;
 
 pub use error::StoreError;
 pub use files::{create_private_dir, create_secret_file};
+pub(crate) use mark::mark;
 pub use record::{
     AuditFilter, AuditRecord, KeyFilter, KeyLimits, KeyPatch, KeyRecord, KeySpec, KeyState,
     LimitsPatch, NewUser, Rotated, Span, SshKeyRecord, UserFilter, UserPatch, UserRecord,
 };
-pub use redis::{Recalled, Redis, SharedQuotas};
+pub use redis::{Recalled, Redis, RedisSeen, SharedAttempts, SharedQuotas, SharedSeats};
 pub use sql::Store;
 
 use crate::auth::KeyHash;

@@ -108,6 +108,8 @@ fn logger(level: LevelFilter, lines: &writer::Lines) -> Logger {
     builder.filter_module("pingora_proxy", LevelFilter::Off);
     builder.filter_module("pingora_core", LevelFilter::Error);
     builder.filter_module("sqlx", LevelFilter::Warn);
+    // the store says in words what became of its connections
+    builder.filter_module("sqlx_core::pool", LevelFilter::Off);
     builder.parse_env(Env::default());
     // whatever else is silenced, this and the access log are the record of what happened
     builder.filter_module(ACCESS, LevelFilter::Info);

@@ -21,6 +21,7 @@ mod peers;
 mod process;
 mod report;
 mod scenes;
+mod sharing;
 mod tls;
 
 use std::time::{Duration, Instant};
@@ -59,6 +60,10 @@ fn main() -> Result<()> {
         ["quick"] => compare(&Extent::quick()),
         ["instructions"] => count(&Extent::full()),
         ["instructions", "quick"] => count(&Extent::quick()),
+        ["instructions", "sharing"] => count_sharing(&Extent::full()),
+        ["frozen"] => runtime()?.block_on(sharing::freeze(false)),
+        ["frozen", "quick"] => runtime()?.block_on(sharing::freeze(true)),
+        ["layers"] => runtime()?.block_on(sharing::layers()),
         ["threads"] => threads(&Extent::full()),
         ["drills"] => runtime()?.block_on(drills::run(false)),
         ["drills", "quick"] => runtime()?.block_on(drills::run(true)),
@@ -66,7 +71,8 @@ fn main() -> Result<()> {
         ["logins", "quick"] => runtime()?.block_on(logins::run(true)),
         ["burn", threads, percent] => logins::burn(threads.parse()?, percent.parse()?),
         _ => bail!(
-            "usage: load [quick | instructions [quick] | threads | drills [quick] | logins [quick]]"
+            "usage: load [quick | instructions [quick | sharing] | threads | drills [quick] | \
+             logins [quick] | frozen [quick] | layers]"
         ),
     }
 }
@@ -157,6 +163,18 @@ fn count(extent: &Extent) -> Result<()> {
     let mut results = Results::default();
     count_into(&stage, extent, &mut results)?;
     println!("{}", results.tables());
+    Ok(())
+}
+
+/// What limits cost, and what sharing them does, beside Usher without either.
+fn count_sharing(extent: &Extent) -> Result<()> {
+    let stage = Stage::set(machine::cores())?;
+    let mut least = None;
+    for peer in [Peer::UsherUnlimited, Peer::Usher, Peer::UsherSharing] {
+        let each = instructions::of(&stage, peer, extent.few, extent.many)?;
+        let part = each / *least.get_or_insert(each);
+        println!("{}: {each:.0} instructions a request, {part:.3} times the first", peer.name());
+    }
     Ok(())
 }
 

@@ -4,6 +4,7 @@ use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -11,7 +12,12 @@ use serde_json::Value;
 
 use crate::client::Target;
 use crate::process::{Process, Running};
+use crate::sharing::Server;
 use crate::tls::Tls;
+
+/// Limits that nobody reaches, and none.
+const LIMITS: &str = "requests: 1000M/h, reads: 1000M/h, tokens: 1000000M/h";
+const NO_LIMITS: &str = "requests: null, reads: null";
 
 /// What a run compares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -26,6 +32,10 @@ pub enum Peer {
     Haproxy,
     /// Usher, everything on.
     Usher,
+    /// Usher without limits: in no table, for comparison with the two around it.
+    UsherUnlimited,
+    /// Usher, everything on, and a Redis that it would share with others: in no table either.
+    UsherSharing,
     /// Pingora, with TLS.
     BareTls,
     /// nginx, with TLS.
@@ -58,6 +68,8 @@ impl Peer {
             Self::Nginx => "nginx",
             Self::Haproxy => "HAProxy",
             Self::Usher => "Usher",
+            Self::UsherUnlimited => "Usher, no limits",
+            Self::UsherSharing => "Usher, limits and Redis",
             Self::BareTls => "bare Pingora, TLS",
             Self::NginxTls => "nginx, TLS",
             Self::HaproxyTls => "HAProxy, TLS",
@@ -75,6 +87,7 @@ impl Peer {
         match self {
             Self::Direct | Self::Bare | Self::BareTls => None,
             Self::Nginx | Self::Haproxy | Self::Usher => Some(Self::Bare),
+            Self::UsherUnlimited | Self::UsherSharing => Some(Self::Usher),
             Self::NginxTls | Self::HaproxyTls | Self::UsherTls => Some(Self::BareTls),
         }
     }
@@ -84,7 +97,9 @@ impl Peer {
         match self {
             Self::Nginx | Self::NginxTls => version("nginx", "-v").is_some(),
             Self::Haproxy | Self::HaproxyTls => version("haproxy", "-v").is_some(),
-            Self::Direct | Self::Bare | Self::BareTls | Self::Usher | Self::UsherTls => true,
+            Self::UsherSharing => version("redis-server", "--version").is_some(),
+            Self::Direct | Self::Bare | Self::BareTls => true,
+            Self::Usher | Self::UsherUnlimited | Self::UsherTls => true,
         }
     }
 }
@@ -104,6 +119,7 @@ pub struct Stage {
     directory: tempfile::TempDir,
     backends: Vec<SocketAddr>,
     backend: Option<Process>,
+    redis: OnceLock<Server>,
     /// For those that speak TLS.
     pub tls: Tls,
     /// Threads of each proxy.
@@ -116,7 +132,8 @@ impl Stage {
         let directory = tempfile::tempdir()?;
         let backends = vec![free_port()?, free_port()?];
         let tls = Tls::new(directory.path())?;
-        let mut stage = Self { directory, backends, backend: None, tls, threads };
+        let mut stage =
+            Self { directory, backends, backend: None, redis: OnceLock::new(), tls, threads };
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("backend").args(stage.backends.iter().map(ToString::to_string));
         stage.backend = Some(Process::start(command, &stage.path("backend.log"))?);
@@ -136,6 +153,15 @@ impl Stage {
         self.directory.path().join(name)
     }
 
+    /// The Redis of this run, which is started for the first who asks.
+    pub fn redis(&self) -> Result<&Server> {
+        if self.redis.get().is_none() {
+            let server = Server::start(self.directory.path())?;
+            let _ = self.redis.set(server);
+        }
+        self.redis.get().context("it was just started")
+    }
+
     /// Starts a proxy, under `wrapper` if that is not empty, and waits until it answers.
     pub fn start(&self, peer: Peer, wrapper: &[String]) -> Result<Running> {
         let address = match peer {
@@ -151,8 +177,8 @@ impl Stage {
             Peer::Haproxy | Peer::HaproxyTls => {
                 (Some(self.haproxy(peer, address)?), "bench-key".to_owned())
             }
-            Peer::Usher | Peer::UsherTls => {
-                let (command, key) = self.usher(peer, address)?;
+            Peer::Usher | Peer::UsherUnlimited | Peer::UsherSharing | Peer::UsherTls => {
+                let (command, key) = self.usher(peer, address, !wrapper.is_empty())?;
                 (Some(command), key)
             }
         };
@@ -229,7 +255,7 @@ impl Stage {
         Ok(command)
     }
 
-    fn usher(&self, peer: Peer, address: SocketAddr) -> Result<(Command, String)> {
+    fn usher(&self, peer: Peer, address: SocketAddr, wrapped: bool) -> Result<(Command, String)> {
         let state = tempfile::tempdir_in(self.directory.path())?.keep();
         let upstream = |(number, backend)| {
             format!("  - {{ name: gpu{number}, url: 'http://{backend}', slots: 10000 }}\n")
@@ -240,6 +266,14 @@ impl Stage {
             true => format!(", tls: {{ cert: '{cert}', key: '{key}' }}"),
             false => String::new(),
         };
+        // under valgrind a machine takes its time to read what Redis has answered at once
+        let more = match peer {
+            Peer::UsherSharing if wrapped => {
+                format!("redis: 'redis://{}/0'\nredis_timeout: 5s", self.redis()?.address)
+            }
+            Peer::UsherSharing => format!("redis: 'redis://{}/0'", self.redis()?.address),
+            _ => String::new(),
+        };
         let file = self.fill(
             "usher.yaml",
             include_str!("usher.yaml"),
@@ -249,6 +283,8 @@ impl Stage {
                 ("STATE", show(&state)),
                 ("THREADS", &self.threads.to_string()),
                 ("UPSTREAMS", &upstreams),
+                ("LIMITS", if peer == Peer::UsherUnlimited { NO_LIMITS } else { LIMITS }),
+                ("MORE", &more),
             ],
         )?;
         let usher = env!("CARGO_BIN_EXE_usher");

@@ -73,14 +73,15 @@ impl Running {
     }
 }
 
-fn signal(pid: u32, name: &str) -> Result<()> {
+/// Sends a signal to a process.
+pub fn signal(pid: u32, name: &str) -> Result<()> {
     let sent = Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).status()?;
     ensure!(sent.success(), "cannot send {name} to {pid}");
     Ok(())
 }
 
 /// User and system time, from `/proc/PID/stat`, in seconds.
-fn cpu_of(pid: u32) -> Option<f64> {
+pub fn cpu_of(pid: u32) -> Option<f64> {
     /// `sysconf(_SC_CLK_TCK)`, which is 100 on every Linux that this runs on.
     const TICKS: f64 = 100.0;
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
@@ -111,6 +112,11 @@ impl Process {
         // a group of its own: an interrupt at the terminal ends the bench, which ends this
         command.process_group(0);
         Ok(Self(command.spawn().with_context(|| format!("cannot start {name}"))?))
+    }
+
+    /// Its number.
+    pub fn id(&self) -> u32 {
+        self.0.id()
     }
 
     fn stop(mut self) -> Result<()> {

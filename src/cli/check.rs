@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use crate::auth::jwt::local::keep_apart;
 use crate::config::{Config, JwtSecret, locate};
 use crate::server::certificate;
+use crate::store::{Redis, Store};
 
 /// Prints `FILE: ok`, or every mistake, one a line, on standard error.
 pub fn run(config: Option<PathBuf>) -> ExitCode {
@@ -41,6 +42,10 @@ fn judge(
     let certificates = certificate::check(config);
     let mut bad: Vec<String> = certificates.iter().map(ToString::to_string).collect();
     bad.extend(weak_secrets(config));
+    let redis = config.redis.as_ref().and_then(|redis| Redis::check(redis).err());
+    bad.extend(redis.map(|wrong| format!("{}: redis: {wrong}", path.display())));
+    let database = Store::check(&config.database).err();
+    bad.extend(database.map(|wrong| format!("{}: database: {wrong}", path.display())));
     if bad.is_empty() {
         let printed = warned.and_then(|()| writeln!(out, "{}: ok", path.display()));
         return (printed, ExitCode::SUCCESS);

@@ -12,7 +12,8 @@ use super::output::{self, Output};
 use super::remote::{self, Target};
 use super::{COMMIT, PINGORA, VERSION};
 use crate::config::{Config, Database};
-use crate::store::Store;
+use crate::server::cluster;
+use crate::store::{RedisSeen, Store};
 use surroundings::Seen;
 use walk::Step;
 
@@ -27,6 +28,9 @@ struct Report {
     database: &'static str,
     /// Null if it answers.
     database_error: Option<String>,
+    /// Null if there is none in the configuration, or it does not answer.
+    redis: Option<RedisSeen>,
+    redis_error: Option<String>,
     gateway: String,
     upstreams: Vec<Seen>,
     warnings: Vec<String>,
@@ -51,6 +55,12 @@ pub(super) fn run(
         warnings.extend(surroundings::exposed(&client, config).await);
         warnings.extend(upstreams.iter().filter_map(Seen::warning));
         warnings.extend(surroundings::readable_secrets(config));
+        let redis = look_at_redis(config).await;
+        let (redis, redis_error) =
+            redis.map_or((None, None), |seen| (seen.clone().ok(), seen.err()));
+        warnings.extend(redis.iter().flat_map(RedisSeen::warnings));
+        // the gateway goes on without it, so this fails nothing
+        warnings.extend(redis_error.iter().map(|error| format!("Redis does not answer: {error}")));
         Ok(Report {
             binary: std::env::current_exe().map_or_else(|e| e.to_string(), shown),
             version: VERSION,
@@ -59,6 +69,8 @@ pub(super) fn run(
             configuration: shown(path),
             database: kind(&config.database),
             database_error: try_database(&config.database).await.err().map(|e| format!("{e:#}")),
+            redis,
+            redis_error,
             upstreams,
             warnings,
             walk: walk::walk(&client, &gateway, config).await,
@@ -93,10 +105,42 @@ async fn try_database(database: &Database) -> anyhow::Result<()> {
         bail!("{} is not there: run `usher init`", path.display());
     }
     let store = Store::open(database).await?;
-    let asked = store.list_users().await;
+    let asked = store.look_for_damage().await;
+    let asked = asked.and(store.list_users().await);
     store.close().await;
     asked?;
     Ok(())
+}
+
+/// As a gateway would use it; `None` if the configuration has none.
+async fn look_at_redis(config: &Config) -> Option<Result<RedisSeen, String>> {
+    let settings = config.redis.as_ref()?;
+    // what is sealed there is about this database
+    let examined = async {
+        let store = Store::open(&config.database).await?;
+        let origin = store.origin().await;
+        store.close().await;
+        let redis = cluster::open(config, settings, &origin?)?;
+        redis.examine().await.map_err(anyhow::Error::msg)
+    };
+    Some(examined.await.map_err(|error| format!("{error:#}")))
+}
+
+fn shown_redis(report: &Report) -> String {
+    let Some(RedisSeen { line, answer_ms, version, mode, role, sealed, heard }) = &report.redis
+    else {
+        return report.redis_error.clone().unwrap_or_else(|| "none".to_owned());
+    };
+    let said = |fact: &Option<String>| fact.clone().unwrap_or_else(|| "?".to_owned());
+    let seal = if *sealed { "comes back whole" } else { "does not come back" };
+    let word = if *heard { "heard" } else { "not heard" };
+    format!(
+        "answers by {line} in {answer_ms} ms: {}, {}, {}; what is sealed {seal}; a gateway with \
+         the same secret is {word}",
+        said(version),
+        said(mode),
+        said(role)
+    )
 }
 
 fn text(report: &Report) -> String {
@@ -106,6 +150,7 @@ fn text(report: &Report) -> String {
         ("version", format!("{VERSION} (commit {COMMIT}, pingora {PINGORA})")),
         ("configuration", report.configuration.clone()),
         ("database", format!("{}: {answers}", report.database)),
+        ("redis", shown_redis(report)),
         ("gateway", report.gateway.clone()),
     ]);
     for upstream in &report.upstreams {

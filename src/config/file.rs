@@ -6,6 +6,7 @@
 mod auth;
 mod bounds;
 mod fill;
+mod lines;
 mod listen;
 mod problems;
 mod reader;

@@ -79,9 +79,7 @@ pub(super) async fn admit(
 ) -> Result<Admitted, Stop> {
     let route = find_route(session, ctx)?;
     if route.action == Action::Login {
-        quota::count_login(gateway, ctx)?;
-        refuse_encoded(session)?;
-        keep_body(gateway, session, ctx, login::LARGEST).await?;
+        read_login(gateway, session, ctx).await?;
     }
     let Class::Guarded(class) = route.class else { return Ok(Admitted::Local(route.action)) };
     if class == RouteClass::Admin {
@@ -131,6 +129,13 @@ pub(super) async fn admit(
             Ok(Admitted::Local(local))
         }
     }
+}
+
+/// An attempt to log in counts before anything of it is read.
+async fn read_login(gateway: &Gateway, session: &mut Session, ctx: &mut Ctx) -> Result<(), Stop> {
+    quota::count_login(gateway, ctx).await?;
+    refuse_encoded(session)?;
+    keep_body(gateway, session, ctx, login::LARGEST).await.map(drop)
 }
 
 fn find_route(session: &Session, ctx: &mut Ctx) -> Result<&'static route::Route, Refusal> {

@@ -24,9 +24,10 @@ use crate::telemetry::security_log::SecurityEvent;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Counts an attempt to log in before anything of it is read, right or wrong.
-pub(super) fn count_login(gateway: &Gateway, ctx: &Ctx) -> Result<(), Refusal> {
+pub(super) async fn count_login(gateway: &Gateway, ctx: &Ctx) -> Result<(), Refusal> {
     let limit = ctx.config.auth.login_attempts;
-    gateway.logins.attempt(ctx.client.bucket(), limit, Instant::now()).map_err(|wait| {
+    let counted = gateway.logins.attempt(ctx.client.bucket(), limit, Instant::now()).await;
+    counted.map_err(|wait| {
         admit::log_event(ctx, "login_limited", &format!("more than {limit}"));
         Refusal::too_many_logins(limit, wait)
     })

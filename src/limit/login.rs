@@ -10,8 +10,10 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
 use parking_lot::Mutex;
 use pingora_limits::rate::Rate as Sketch;
 
@@ -19,12 +21,57 @@ use crate::config::Rate;
 
 /// Attempts that the log holds: a few megabytes.
 const ROOM: usize = 100_000;
+/// Attempts of one address that others are told of, should they have forgotten them.
+const MOST_TOLD: usize = 32;
 /// Rows and columns of the sketch, twice 3 MiB: while 10,000 others attack, an innocent shares all
 /// its cells with some of them in 8 of a million cases.
 const SKETCH: (usize, usize) = (6, 65_536);
 
+/// The attempts at all gateways together.
+#[async_trait]
+pub trait SharedAttempts: Send + Sync + 'static {
+    /// Counts an attempt from this address if it is within the limit; else says when the next may
+    /// be. `own` are those that this gateway has allowed lately, this one last. `None`: nobody
+    /// can be asked, and what this gateway counts itself has to do.
+    async fn attempt(
+        &self,
+        from: IpAddr,
+        limit: Rate,
+        own: &[Instant],
+    ) -> Option<Result<(), Duration>>;
+}
+
 /// Counts attempts.
-pub struct LoginLimit(Mutex<Counts>);
+#[derive(Default)]
+pub struct Attempts {
+    here: LoginLimit,
+    everywhere: Option<Arc<dyn SharedAttempts>>,
+}
+
+impl Attempts {
+    /// Counts together with other gateways.
+    pub fn shared(everywhere: Arc<dyn SharedAttempts>) -> Self {
+        Self { here: LoginLimit::default(), everywhere: Some(everywhere) }
+    }
+
+    /// Counts an attempt from this address (of a network, where clients own networks).
+    ///
+    /// # Errors
+    /// The time after which the next attempt may be allowed; this one is not counted.
+    pub async fn attempt(&self, from: IpAddr, limit: Rate, now: Instant) -> Result<(), Duration> {
+        // the floor that holds whatever others say, or do not
+        let own = self.here.attempt(from, limit, now)?;
+        let Some(everywhere) = &self.everywhere else { return Ok(()) };
+        let answer = everywhere.attempt(from, limit, &own).await.unwrap_or(Ok(()));
+        if answer.is_err() {
+            self.here.withdraw(from, now);
+        }
+        answer
+    }
+}
+
+/// Counts attempts at this gateway.
+struct LoginLimit(Mutex<Counts>);
 
 struct Counts {
     log: Log,
@@ -52,11 +99,8 @@ impl LoginLimit {
         }))
     }
 
-    /// Counts an attempt from this address (of a network, where clients own networks).
-    ///
-    /// # Errors
-    /// The time after which the next attempt may be allowed; this one is not counted.
-    pub fn attempt(&self, from: IpAddr, limit: Rate, now: Instant) -> Result<(), Duration> {
+    /// Counts an attempt. Returns those of the address that the log has, this one last.
+    fn attempt(&self, from: IpAddr, limit: Rate, now: Instant) -> Result<Vec<Instant>, Duration> {
         let window = limit.per.duration();
         let most = usize::try_from(limit.amount.get()).unwrap_or(usize::MAX);
         let counts = &mut *self.0.lock();
@@ -68,11 +112,17 @@ impl LoginLimit {
         if !counts.log.holds(from) {
             if !counts.log.has_room(most) {
                 counts.overflowed = Some(now);
-                return counts.ask_sketch(from, most);
+                return counts.ask_sketch(from, most).map(|()| vec![now]);
             }
             counts.remember_from_sketch(from, most, now);
         }
-        counts.log.attempt(from, most, now, window)
+        counts.log.attempt(from, most, now, window)?;
+        Ok(counts.log.newest_of(from))
+    }
+
+    /// An attempt was none, because another gateway knew of more.
+    fn withdraw(&self, from: IpAddr, at: Instant) {
+        self.0.lock().log.withdraw(from, at);
     }
 }
 
@@ -161,6 +211,25 @@ impl Log {
         Ok(())
     }
 
+    /// The newest attempts of an address, oldest first.
+    fn newest_of(&self, from: IpAddr) -> Vec<Instant> {
+        let attempts = self.by_address.get(&from);
+        let newest = attempts.map(|all| all.range(all.len().saturating_sub(MOST_TOLD)..).copied());
+        newest.into_iter().flatten().collect()
+    }
+
+    fn withdraw(&mut self, from: IpAddr, at: Instant) {
+        let Some(attempts) = self.by_address.get_mut(&from) else { return };
+        let Some(place) = attempts.iter().rposition(|other| *other == at) else { return };
+        attempts.remove(place);
+        if attempts.is_empty() {
+            self.by_address.remove(&from);
+        }
+        if let Some(place) = self.in_order.iter().rposition(|other| *other == (at, from)) {
+            self.in_order.remove(place);
+        }
+    }
+
     fn note(&mut self, from: IpAddr, now: Instant) {
         self.by_address.entry(from).or_default().push_back(now);
         self.in_order.push_back((now, from));
@@ -192,7 +261,8 @@ mod tests {
     fn five_in_any_minute_and_the_sixth_hears_when_to_come_again() {
         let limit = LoginLimit::default();
         let start = Instant::now();
-        let attempt = |second| limit.attempt(address(1), rate("5/min"), start + seconds(second));
+        let attempt =
+            |second| limit.attempt(address(1), rate("5/min"), start + seconds(second)).map(drop);
         for second in [0, 10, 20, 30, 40] {
             assert_eq!(attempt(second), Ok(()));
         }
@@ -201,7 +271,7 @@ mod tests {
         assert_eq!(attempt(60), Ok(()), "the first one is a minute ago");
         assert_eq!(attempt(60), Err(seconds(10)), "what was refused did not count");
         assert_eq!(attempt(70), Ok(()));
-        assert_eq!(limit.attempt(address(2), rate("5/min"), start + seconds(60)), Ok(()));
+        assert!(limit.attempt(address(2), rate("5/min"), start + seconds(60)).is_ok());
     }
 
     #[test]
@@ -213,7 +283,7 @@ mod tests {
         }
         let now = start + seconds(10);
         assert_eq!(limit.attempt(address(1), rate("2/min"), now), Err(seconds(53)));
-        assert_eq!(limit.attempt(address(1), rate("6/min"), now), Ok(()));
+        assert!(limit.attempt(address(1), rate("6/min"), now).is_ok());
         assert_eq!(limit.attempt(address(1), rate("6/h"), now), Err(seconds(3590)));
         assert_eq!(limit.0.lock().window, seconds(3600));
     }
@@ -263,6 +333,46 @@ mod tests {
         assert!(attempt(2, 121), "what the sketch knows is older than that");
     }
 
+    /// Others who refuse from the third attempt on, and remember what they were told.
+    #[derive(Default)]
+    struct Others(Mutex<Vec<usize>>);
+
+    #[async_trait]
+    impl SharedAttempts for Others {
+        async fn attempt(
+            &self,
+            _: IpAddr,
+            _: Rate,
+            own: &[Instant],
+        ) -> Option<Result<(), Duration>> {
+            let mut told = self.0.lock();
+            told.push(own.len());
+            match told.len() {
+                ..3 => Some(Ok(())),
+                3..6 => Some(Err(seconds(7))),
+                _ => None,
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_others_refuse_does_not_count_here_and_without_them_the_own_count_holds() {
+        let others = Arc::new(Others::default());
+        let logins = Attempts::shared(Arc::clone(&others) as _);
+        let start = Instant::now();
+        let attempt = |second| logins.attempt(address(1), rate("5/min"), start + seconds(second));
+        let mut outcomes = Vec::new();
+        for second in 0..10 {
+            outcomes.push(attempt(second).await);
+        }
+        let (yes, no) = (Ok(()), Err(seconds(7)));
+        assert_eq!(outcomes[..5], [yes, yes, no, no, no]);
+        assert_eq!(outcomes[5..8], [yes, yes, yes], "nobody can be asked, and two were counted");
+        assert!(outcomes[8].is_err() && outcomes[9].is_err(), "never more than here");
+        assert_eq!(*others.0.lock(), [1, 2, 3, 3, 3, 3, 4, 5]);
+        assert_eq!(logins.here.0.lock().log.in_order.len(), 5);
+    }
+
     #[test]
     fn the_log_never_grows_beyond_its_room() {
         let limit = LoginLimit::with_room(100);
@@ -289,7 +399,10 @@ mod tests {
                 let outcome = limit.attempt(address(number), rate("3/min"), now);
                 prop_assert_eq!(outcome.is_ok(), recent < 3, "exactly, no more and no fewer");
                 match outcome {
-                    Ok(()) => mine.push(now),
+                    Ok(own) => {
+                        mine.push(now);
+                        prop_assert_eq!(own.last(), Some(&now));
+                    }
                     Err(wait) => prop_assert!(wait > Duration::ZERO && wait <= MINUTE),
                 }
             }

@@ -6,6 +6,7 @@
 
 mod changes;
 mod dispatch;
+mod sharing;
 mod views;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use self::dispatch::Cursor;
 use super::Outcome;
 use super::breaker::Epoch;
 use super::learn::Report;
+use super::permits::Permits;
 use super::placement::Candidate;
 use super::queue::{Queue, Waiting};
 use super::station::Station;
@@ -38,6 +40,7 @@ const HIDDEN_TIMES: u32 = 3;
 pub struct Core {
     stations: BTreeMap<usize, Station>,
     queue: Queue,
+    permits: Permits,
     seats: BTreeMap<u64, Held>,
     next_number: u64,
     seatings: u64,
@@ -139,6 +142,7 @@ impl Core {
         Self {
             stations: BTreeMap::new(),
             queue: Queue::new(),
+            permits: Permits::default(),
             seats: BTreeMap::new(),
             next_number: 0,
             seatings: 0,
@@ -177,18 +181,23 @@ impl Core {
         }
         // a request that comes back from a failed instance keeps its place, and waits if it must
         let returns = wish.number.is_some();
-        let (user, deadline) = (wish.payer.user, wish.deadline);
-        let room = if returns { Ok(()) } else { self.room_for(user) };
+        let (user, most, deadline) = (wish.payer.user, wish.concurrency, wish.deadline);
+        let room = self.room_for(user);
         self.queue.push(number, Waiting { wish, since: now, declined: None }, now);
         self.dispatch(now);
         if let Some(at) = self.given.iter().position(|(other, _)| *other == number) {
             let (_, claim) = self.given.swap_remove(at);
             return Ok(Admitted::Seated(number, claim));
         }
+        // what other gateways are asked for comes within a moment, or is refused by them
+        let returns = returns || self.is_asked_for(user, most);
         let late = || deadline.is_some_and(|deadline| self.is_late(number, deadline, now));
-        let refused = room
-            .map_err(Refused::from)
-            .and_then(|()| if !returns && late() { Err(Refused::TooLate) } else { Ok(()) });
+        let refused = match room {
+            _ if returns => Ok(()),
+            Err(full) => Err(full.into()),
+            Ok(()) if late() => Err(Refused::TooLate),
+            Ok(()) => Ok(()),
+        };
         if let Err(refused) = refused {
             self.queue.remove(number);
             return Err(refused);
@@ -275,6 +284,8 @@ impl Core {
         self.study(claim, ending, held);
         let tokens = self.cost(claim, ending, held) - claim.charged;
         self.queue.settle(claim.payer, tokens, claim.since);
+        let held = self.queue.held_by_user(claim.payer.user);
+        self.permits.used(claim.payer.user, held, now);
         self.unseat(claim, ending.outcome, now);
         self.abandon_loads();
         self.dispatch(now);

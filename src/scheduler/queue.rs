@@ -122,6 +122,11 @@ impl Queue {
         self.shares.get(&payer.user).map_or((0, 0), |share| (share.held, share.held_through(payer)))
     }
 
+    /// Seats that are held by a user.
+    pub(super) fn held_by_user(&self, user: i64) -> u32 {
+        self.shares.get(&user).map_or(0, |share| share.held)
+    }
+
     /// Takes a place at the end of the user's requests of its class, or, if it was seated before,
     /// where its number belongs.
     pub(super) fn push(&mut self, number: u64, waiting: Waiting, now: Instant) {
@@ -202,13 +207,18 @@ impl Queue {
         self.advance(payer, tokens_more, self.scale(since));
         let Some(share) = self.shares.get_mut(&payer.user) else { return };
         share.free(payer);
-        let head = Head { stamp: share.clock, user: payer.user };
+        self.unpark(payer.user);
+    }
+
+    /// Brings a user back into the lines out of which they were taken.
+    pub(super) fn unpark(&mut self, user: i64) {
+        let Some(share) = self.shares.get(&user) else { return };
+        let head = Head { stamp: share.clock, user };
         for class in &share.lines {
             if let Some(line) = self.lines.get_mut(class) {
                 line.unpark(head);
             }
         }
-        self.forget_if_idle(payer.user);
     }
 
     fn advance(&mut self, payer: Payer, tokens: f64, scale: f64) {

@@ -18,6 +18,8 @@ pub(super) struct Signals {
     interrupt: Signal,
     terminate: Signal,
     upgrade: Signal,
+    /// Asked for so that a file that may not grow is an error of its write, not our end.
+    _too_large: Signal,
 }
 
 impl Signals {
@@ -27,6 +29,7 @@ impl Signals {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
             upgrade: signal(SignalKind::user_defined2())?,
+            _too_large: signal(SignalKind::from_raw(nix::libc::SIGXFSZ))?,
         })
     }
 

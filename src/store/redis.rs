@@ -4,12 +4,15 @@
 //! in the database. [`seal`] is why it may lie, [`link`] why it may hang, and the rules of
 //! [`Peers`] why it may forget.
 
+mod attempts;
 mod board;
+mod examine;
 mod lease;
 mod link;
 mod news;
 mod quota;
 mod seal;
+mod seats;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,10 +24,14 @@ use tokio::sync::watch;
 
 use crate::auth::{Heard, Holder, Identity, Peers, Subject};
 use crate::config::{self, Secret};
+use crate::store::mark;
+pub use attempts::SharedAttempts;
+pub use examine::RedisSeen;
 use link::Link;
 use news::News;
 pub use quota::SharedQuotas;
 use seal::{Broken, Keys, Terms};
+pub use seats::SharedSeats;
 
 /// How long an identity is of use to other gateways. The database's revision ends it sooner.
 const LIFE: Duration = Duration::from_secs(30);
@@ -54,21 +61,29 @@ pub struct Recalled {
 
 impl Redis {
     /// Makes ready; [`tend`](Self::tend) connects. `secret` is what entries are sealed with unless
-    /// the configuration names another.
+    /// the configuration names another; `origin` is the database that they are about.
     ///
     /// # Errors
     /// What is wrong with the URL or the certificates, without showing either.
-    pub fn new(config: &config::Redis, secret: &Secret) -> Result<Self, String> {
-        let keys = Keys::derive(config.secret.as_ref().unwrap_or(secret));
+    pub fn new(config: &config::Redis, secret: &Secret, origin: &str) -> Result<Self, String> {
+        let keys = Keys::derive(config.secret.as_ref().unwrap_or(secret), origin);
         Ok(Self {
             link: Link::new(config.url.expose(), config.ca.as_deref(), config.timeout)?,
             keys: keys.ok_or("its keys cannot be derived")?,
             news: News::new(),
-            node: link::mark(),
+            node: mark(),
             recalled: AtomicU64::new(0),
             missed: AtomicU64::new(0),
             ignored: AtomicU64::new(0),
         })
+    }
+
+    /// What is wrong with the settings, as far as that can be known without asking the server.
+    ///
+    /// # Errors
+    /// As for [`new`](Self::new).
+    pub fn check(config: &config::Redis) -> Result<(), String> {
+        Link::new(config.url.expose(), config.ca.as_deref(), config.timeout).map(drop)
     }
 
     /// Looks after the connection and listens to the other gateways, until told to end.
@@ -76,7 +91,7 @@ impl Redis {
         let trace = self.keys.name(&format!("trace:{}", self.node));
         tokio::select! {
             () = self.link.tend(&trace) => {}
-            () = self.news.listen(&self.link, &self.keys) => {}
+            () = self.news.listen(&self.link, &self.keys, &self.node) => {}
             _ = ending.wait_for(|ending| *ending) => {}
         }
     }

@@ -10,15 +10,17 @@ mod identity;
 mod keys;
 mod migrate;
 mod passwords;
+mod pool;
 mod rotation;
 mod ssh_keys;
 mod usage;
 mod users;
+mod whole;
 
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use sqlx::any::AnyPoolOptions;
 use sqlx::{Any, AnyPool, Transaction};
 use tokio::sync::{Mutex, MutexGuard};
 
@@ -36,7 +38,7 @@ macro_rules! user_columns {
 }
 use user_columns;
 
-/// How long anybody waits for the database before it counts as unreachable.
+/// How long anybody waits for an answer of the database before it counts as unreachable.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Users, keys, usage and audit trail in SQLite or PostgreSQL.
@@ -46,6 +48,8 @@ pub struct Store {
     /// Writers of this process go one at a time: in SQLite only one can write anyway, and those
     /// who wait here hold no connection that a reader could use.
     turn: Mutex<()>,
+    /// The latest revision that was ever read.
+    latest: AtomicI64,
 }
 
 impl Store {
@@ -54,16 +58,22 @@ impl Store {
     pub async fn open(database: &Database) -> Result<Self, StoreError> {
         let server = Server::of(database).await?;
         migrate::run(&server).await?;
-        let opening = server.clone();
-        let pool = AnyPoolOptions::new()
-            .max_connections(server.dialect.connections())
-            .acquire_timeout(PATIENCE)
-            .after_connect(move |connection, _| {
-                let dialect = opening.dialect;
-                Box::pin(async move { dialect.prepare(connection).await })
-            })
-            .connect_lazy_with(server.options.clone());
-        Ok(Self { pool, server, turn: Mutex::new(()) })
+        let latest = AtomicI64::new(i64::MIN);
+        Ok(Self { pool: pool::pool(&server), server, turn: Mutex::new(()), latest })
+    }
+
+    /// What is wrong with the settings, as far as that can be known without asking the server.
+    ///
+    /// # Errors
+    /// In words that do not show the URL.
+    pub fn check(database: &Database) -> Result<(), String> {
+        dialect::check(database)
+    }
+
+    /// Which database this is: every copy of it says the same, and no other.
+    pub async fn origin(&self) -> Result<String, StoreError> {
+        let query = sqlx::query_scalar("SELECT id FROM origin");
+        self.ask(query.fetch_one(&self.pool)).await
     }
 
     /// Closes all connections, waiting for what they are doing.
@@ -99,16 +109,29 @@ impl Store {
 
     /// Begins a change: whoever holds one is the only writer of the whole database.
     async fn change<'a>(&'a self, by: &'a Actor<'a>) -> Result<Change<'a>, StoreError> {
-        let turn = self.turn.lock().await;
+        let turn = self.turn().await?;
         let begin = async {
             let mut tx = self.pool.begin_with(self.server.dialect.begin()).await?;
             // First of all, because in PostgreSQL it is this row's lock that makes writers queue.
             sqlx::query("UPDATE revision SET n = n + 1").execute(&mut *tx).await?;
             Ok(tx)
         };
-        // longer than SQLite and PostgreSQL wait for a lock themselves, and then say so
-        let tx = self.within(PATIENCE * 2, begin).await?;
+        let tx = self.ask(begin).await?;
         Ok(Change { tx, by, at: now(), faults: &self.server.faults, _turn: turn })
+    }
+
+    /// Takes note of a revision. One that is older than another comes from a server that was the
+    /// primary once, and is connected to still.
+    fn note_revision(&self, revision: i64) {
+        if revision < self.latest.fetch_max(revision, Ordering::AcqRel) {
+            self.server.faults.doubt().cast();
+        }
+    }
+
+    /// This process's turn to write.
+    async fn turn(&self) -> Result<MutexGuard<'_, ()>, StoreError> {
+        let turn = tokio::time::timeout(PATIENCE, self.turn.lock()).await;
+        turn.map_err(|_| self.server.faults.busy())
     }
 
     /// Waits for an answer to a question, but not for ever.
@@ -116,19 +139,20 @@ impl Store {
         &self,
         query: impl Future<Output = Result<T, sqlx::Error>>,
     ) -> Result<T, StoreError> {
-        self.within(PATIENCE, query).await
+        let asking = self.server.faults.doubt().unless_answered();
+        let outcome = in_time(query).await;
+        asking.answered();
+        self.server.faults.of(outcome)
     }
+}
 
-    async fn within<T>(
-        &self,
-        limit: Duration,
-        statement: impl Future<Output = Result<T, sqlx::Error>>,
-    ) -> Result<T, StoreError> {
-        match tokio::time::timeout(limit, statement).await {
-            Ok(outcome) => outcome.map_err(|error| self.server.faults.explain(&error)),
-            Err(_) => Err(self.server.faults.silence()),
-        }
-    }
+/// Waits for the outcome of a statement, but not for ever: a network that swallows what is sent
+/// must hold up neither this act nor those behind it.
+async fn in_time<T>(
+    statement: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, sqlx::Error> {
+    let outcome = tokio::time::timeout(PATIENCE, statement).await;
+    outcome.unwrap_or(Err(sqlx::Error::PoolTimedOut))
 }
 
 /// A change under way. Dropped without [`Change::commit`] it has never been.
@@ -154,18 +178,18 @@ impl Change<'_> {
         .bind(action)
         .bind(target)
         .bind(detail);
-        self.faults.of(row.execute(&mut *self.tx).await).map(drop)
+        self.faults.of(in_time(row.execute(&mut *self.tx)).await).map(drop)
     }
 
     /// Writes down what was done and makes it last.
     async fn commit(mut self, action: &str, target: &str, detail: &str) -> Result<(), StoreError> {
         self.record(action, target, detail).await?;
-        self.faults.of(self.tx.commit().await)
+        self.faults.of(in_time(self.tx.commit()).await)
     }
 
     /// Ends the change because there is nothing to change.
     async fn abandon(self) -> Result<(), StoreError> {
-        self.faults.of(self.tx.rollback().await)
+        self.faults.of(in_time(self.tx.rollback()).await)
     }
 }
 

@@ -3,10 +3,12 @@
 //! A request that is over adds its figures to a sum in memory, and twice a second the sums go to
 //! the store, all that came together in a few transactions. So a process that is killed loses what
 //! was used in its last second, and nothing else; one that stops writes everything down first.
-//! While the store is away the sums wait for it.
+//! While the store is away the sums wait for it, up to a number of them. What was written and got no
+//! answer is written again as the same batch, by which the store knows that it has it already.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use ahash::HashMap;
@@ -77,12 +79,24 @@ impl Amounts {
 /// When a key was used last, in milliseconds since 1970.
 pub type Seen = (i64, i64);
 
+/// What is written at once.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// Whose it is: no two ledgers have one name.
+    pub writer: Arc<str>,
+    /// The batches of a writer are counted from 1, and come one after the other.
+    pub number: i64,
+    /// In the order of their slots.
+    pub sums: Vec<(Slot, Amounts)>,
+}
+
 /// Where usage is written down.
 #[async_trait]
 pub trait UsageStore: Send + Sync + 'static {
-    /// Adds these to what is written: all of them, or none. In the order of their slots, so that
-    /// gateways that add at once do not wait for each other in circles.
-    async fn add_usage(&self, sums: &[(Slot, Amounts)]) -> Result<(), String>;
+    /// Adds these to what is written: all of them, or none; once, however often it is tried. In the
+    /// order of their slots, so that gateways that add at once do not wait for each other in
+    /// circles.
+    async fn add_usage(&self, batch: &Batch) -> Result<(), String>;
 
     /// Writes down when keys were used last; it is no change that others have to know of.
     async fn mark_used(&self, seen: &[Seen]) -> Result<(), String>;
@@ -92,9 +106,12 @@ pub trait UsageStore: Send + Sync + 'static {
 pub struct Ledger {
     parts: Vec<Mutex<Part>>,
     store: Arc<dyn UsageStore>,
+    name: Arc<str>,
     /// Sums in all parts and in the backlog.
     waiting: AtomicUsize,
-    lost: AtomicUsize,
+    /// Requests that were not counted, and how many of them the log has told of.
+    lost: AtomicU64,
+    told: AtomicU64,
     /// Only whoever writes has it.
     backlog: tokio::sync::Mutex<Backlog>,
     silent: AtomicBool,
@@ -129,21 +146,58 @@ impl LastUse {
 /// What was taken out of the parts and is not written yet.
 #[derive(Default)]
 struct Backlog {
-    sums: HashMap<Slot, Amounts>,
-    seen: HashMap<i64, i64>,
+    sums: BTreeMap<Slot, Amounts>,
+    seen: BTreeMap<i64, i64>,
+    /// Was given to the store, which may have it or not.
+    doubtful: Option<Batch>,
+    batches: i64,
+}
+
+impl Backlog {
+    /// What is to be written next: first of all what may have been written already.
+    fn next(&mut self, writer: &Arc<str>) -> Option<Batch> {
+        if self.doubtful.is_none() && !self.sums.is_empty() {
+            self.batches += 1;
+            let sums = std::iter::from_fn(|| self.sums.pop_first()).take(BATCH).collect();
+            self.doubtful = Some(Batch { writer: Arc::clone(writer), number: self.batches, sums });
+        }
+        self.doubtful.clone()
+    }
+
+    fn len(&self) -> usize {
+        self.sums.len() + self.doubtful.as_ref().map_or(0, |batch| batch.sums.len())
+    }
 }
 
 impl Ledger {
-    /// A ledger that is written down in this store, once somebody [keeps](Self::keep) it.
-    pub fn new(store: Arc<dyn UsageStore>) -> Arc<Self> {
+    /// A ledger that is written down in this store, once somebody [keeps](Self::keep) it. No other
+    /// may have the name.
+    pub fn new(store: Arc<dyn UsageStore>, name: &str) -> Arc<Self> {
         Arc::new(Self {
             parts: std::iter::repeat_with(Mutex::default).take(PARTS).collect(),
             store,
+            name: name.into(),
             waiting: AtomicUsize::new(0),
-            lost: AtomicUsize::new(0),
+            lost: AtomicU64::new(0),
+            told: AtomicU64::new(0),
             backlog: tokio::sync::Mutex::default(),
             silent: AtomicBool::new(false),
         })
+    }
+
+    /// Whether the store did not take what was last written.
+    pub fn is_without_store(&self) -> bool {
+        self.silent.load(Ordering::Relaxed)
+    }
+
+    /// Sums that wait to be written down.
+    pub fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// Requests that were not counted, because too many sums waited.
+    pub fn lost(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
     }
 
     /// Adds what a request used.
@@ -192,7 +246,7 @@ impl Ledger {
         self.collect(&mut backlog, Timestamp::now().as_millisecond(), last);
         match self.write(&mut backlog).await {
             Ok(()) => self.found(),
-            Err(error) => self.missed(&error, last.then_some(backlog.sums.len())),
+            Err(error) => self.missed(&error, last.then(|| backlog.len())),
         }
     }
 
@@ -216,18 +270,12 @@ impl Ledger {
     }
 
     async fn write(&self, backlog: &mut Backlog) -> Result<(), String> {
-        let mut sums: Vec<_> =
-            backlog.sums.iter().map(|(slot, sum)| (slot.clone(), *sum)).collect();
-        sums.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
-        for batch in sums.chunks(BATCH) {
-            self.store.add_usage(batch).await?;
-            for (slot, _) in batch {
-                backlog.sums.remove(slot);
-            }
-            self.waiting.fetch_sub(batch.len(), Ordering::Relaxed);
+        while let Some(batch) = backlog.next(&self.name) {
+            self.store.add_usage(&batch).await?;
+            backlog.doubtful = None;
+            self.waiting.fetch_sub(batch.sums.len(), Ordering::Relaxed);
         }
-        let mut seen: Vec<Seen> = backlog.seen.iter().map(|(key, at)| (*key, *at)).collect();
-        seen.sort_unstable();
+        let seen: Vec<Seen> = backlog.seen.iter().map(|(key, at)| (*key, *at)).collect();
         for batch in seen.chunks(BATCH) {
             self.store.mark_used(batch).await?;
             for (key, _) in batch {
@@ -239,7 +287,8 @@ impl Ledger {
 
     fn found(&self) {
         if self.silent.swap(false, Ordering::Relaxed) {
-            let lost = self.lost.swap(0, Ordering::Relaxed);
+            let lost = self.lost();
+            let lost = lost - self.told.swap(lost, Ordering::Relaxed);
             log::info!("usage is written down again; {lost} requests were not counted");
         }
     }
@@ -266,6 +315,9 @@ mod tests {
     #[derive(Default)]
     struct Book {
         away: AtomicBool,
+        /// Does what it is told, and does not say so.
+        mute: AtomicBool,
+        last: AtomicUsize,
         sums: Mutex<HashMap<Slot, Amounts>>,
         seen: Mutex<Vec<Seen>>,
         largest: AtomicUsize,
@@ -273,17 +325,24 @@ mod tests {
 
     #[async_trait]
     impl UsageStore for Book {
-        async fn add_usage(&self, sums: &[(Slot, Amounts)]) -> Result<(), String> {
+        async fn add_usage(&self, batch: &Batch) -> Result<(), String> {
+            let sums = &batch.sums;
             if self.away.load(Ordering::Relaxed) {
                 return Err("away".to_owned());
             }
             self.largest.fetch_max(sums.len(), Ordering::Relaxed);
             assert!(sums.is_sorted_by(|(one, _), (other, _)| one < other));
-            let mut book = self.sums.lock();
-            for (slot, amounts) in sums {
-                book.entry(slot.clone()).or_default().add(amounts);
+            let number = usize::try_from(batch.number).unwrap();
+            let last = self.last.swap(number, Ordering::Relaxed);
+            assert!(number == last || number == last + 1, "one after the other");
+            if number > last {
+                let mut book = self.sums.lock();
+                for (slot, amounts) in sums {
+                    book.entry(slot.clone()).or_default().add(amounts);
+                }
             }
-            Ok(())
+            let mute = self.mute.load(Ordering::Relaxed);
+            if mute { Err("no answer".to_owned()) } else { Ok(()) }
         }
 
         async fn mark_used(&self, seen: &[Seen]) -> Result<(), String> {
@@ -304,7 +363,7 @@ mod tests {
     #[tokio::test]
     async fn sums_arrive_and_wait_for_a_store_that_is_away() {
         let book = Arc::new(Book::default());
-        let ledger = Ledger::new(Arc::clone(&book) as _);
+        let ledger = Ledger::new(Arc::clone(&book) as _, "one");
         for user in 0..3 {
             ledger.note(slot(user, "a"), &one());
             ledger.note(slot(user, "a"), &one());
@@ -330,10 +389,30 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_was_written_without_an_answer_is_not_written_twice() {
+        let book = Arc::new(Book::default());
+        let ledger = Ledger::new(Arc::clone(&book) as _, "one");
+        let requests = |user| book.sums.lock().get(&slot(user, "a")).map(|sum| sum.requests);
+        book.mute.store(true, Ordering::Relaxed);
+        for _ in 0..3 {
+            ledger.note(slot(1, "a"), &one());
+            ledger.flush(false).await;
+            assert!(ledger.is_without_store() && ledger.waiting() > 0);
+        }
+        assert_eq!(requests(1), Some(1), "the rest waits behind what is in doubt");
+        book.mute.store(false, Ordering::Relaxed);
+        ledger.note(slot(2, "a"), &one());
+        ledger.flush(false).await;
+        assert_eq!((requests(1), requests(2)), (Some(3), Some(1)), "each once");
+        assert!(!ledger.is_without_store());
+        assert_eq!(ledger.waiting(), 0);
+    }
+
+    #[tokio::test]
     async fn what_waits_is_bounded_and_what_has_a_sum_goes_on_counting() {
         let book = Arc::new(Book::default());
         book.away.store(true, Ordering::Relaxed);
-        let ledger = Ledger::new(Arc::clone(&book) as _);
+        let ledger = Ledger::new(Arc::clone(&book) as _, "one");
         for user in 0..MOST_WAITING as i64 + 10 {
             ledger.note(slot(user, "a"), &one());
         }
@@ -353,7 +432,7 @@ mod tests {
     #[tokio::test]
     async fn the_last_use_of_a_key_is_told_at_once_and_then_now_and_then() {
         let book = Arc::new(Book::default());
-        let ledger = Ledger::new(Arc::clone(&book) as _);
+        let ledger = Ledger::new(Arc::clone(&book) as _, "one");
         let told = || std::mem::take(&mut *book.seen.lock());
         let collect = async |now, last| {
             let mut backlog = ledger.backlog.lock().await;
@@ -379,7 +458,7 @@ mod tests {
     #[tokio::test]
     async fn whoever_keeps_it_writes_everything_down_when_told_to_end() {
         let book = Arc::new(Book::default());
-        let ledger = Ledger::new(Arc::clone(&book) as _);
+        let ledger = Ledger::new(Arc::clone(&book) as _, "one");
         let (end, ending) = watch::channel(false);
         let keeping = tokio::spawn(Arc::clone(&ledger).keep(ending));
         ledger.note(slot(1, "a"), &one());

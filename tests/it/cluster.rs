@@ -2,8 +2,12 @@
 
 mod faults;
 mod forgery;
+mod lines;
+mod logins;
 mod quotas;
+mod seats;
 mod sharing;
+mod stale;
 
 use serde_json::Value;
 

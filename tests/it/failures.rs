@@ -1,5 +1,6 @@
 //! What goes wrong, on either side, and who notices.
 
+mod database;
 mod deaths;
 mod ejection;
 mod hung;

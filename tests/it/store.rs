@@ -23,6 +23,7 @@ mod administration;
 mod books;
 mod place;
 mod postgres_alone;
+mod postgres_tls;
 mod rotation;
 mod sqlite_alone;
 mod ssh_keys;
@@ -37,8 +38,9 @@ use usher::store::{
 };
 
 use books::{
-    many_who_add_at_once_lose_nothing, the_last_use_of_a_key_never_goes_back,
-    usage_adds_up_and_is_summed_in_four_ways, users_see_the_newest_fifty_of_their_own_hours,
+    a_batch_is_added_once_however_often_it_is_tried, many_who_add_at_once_lose_nothing,
+    the_last_use_of_a_key_never_goes_back, usage_adds_up_and_is_summed_in_four_ways,
+    users_see_the_newest_fifty_of_their_own_hours,
 };
 use place::{CLI, Place, hash, holder, key, spec, user};
 
@@ -65,6 +67,7 @@ on_both! {
     usage_adds_up_and_is_summed_in_four_ways
     users_see_the_newest_fifty_of_their_own_hours
     many_who_add_at_once_lose_nothing
+    a_batch_is_added_once_however_often_it_is_tried
     the_last_use_of_a_key_never_goes_back
 }
 

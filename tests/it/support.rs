@@ -1,10 +1,12 @@
 //! What the tests are written in: a gateway, simulated instances, HTTP as bytes, the real SDKs.
 
+pub mod authority;
 pub mod crowd;
 pub mod gateway;
 pub mod http;
 pub mod metrics;
 pub mod postgres;
+pub mod proxy;
 pub mod python;
 pub mod redis;
 pub mod sim;

@@ -1,6 +1,7 @@
 //! Watching for changes: those made here, those that the store shows, those that peers tell of.
 //!
-//! An epoch ends with each. A peer's answer counts only if it is of the revision that we know the
+//! An epoch ends with each. A revision only moves forward: a store that shows an older one is a copy
+//! that lags, from which a revoked key would come back. A peer's answer counts only if it is of the revision that we know the
 //! store to have reached in this very epoch: a change made here ends the epoch at once, and no
 //! revision is known again until the store was read after it.
 
@@ -35,6 +36,8 @@ pub(super) struct Reached {
     /// The epoch that the revision is true of; none while a change has ended the last one and its
     /// revision is not known yet.
     epoch: Option<Epoch>,
+    /// Since when the store itself has been behind that revision.
+    behind: Option<Instant>,
 }
 
 /// What was last told to the peers, and when.
@@ -109,8 +112,14 @@ impl Authenticator {
             Err(_) => Err(Unavailable("no answer in time".to_owned())),
         };
         match answer {
+            Ok(revision) if !self.reached(revision, Some(changes), begun) => {
+                self.missed(&format!(
+                    "it is at revision {revision} and was further: it is a copy that lags, or was \
+                     restored from a backup, which is believed after {:?} or a restart",
+                    self.max_stale
+                ));
+            }
             Ok(revision) => {
-                self.reached(revision, Some(changes), begun);
                 if self.silent.swap(false, Ordering::Relaxed) {
                     log::info!("the database answers again");
                 }
@@ -118,13 +127,13 @@ impl Authenticator {
                     peers.tell(revision).await;
                 }
             }
-            Err(cause) => {
-                if !self.silent.swap(true, Ordering::Relaxed) {
-                    log::warn!(
-                        "known keys are served from memory, the database is silent: {cause}"
-                    );
-                }
-            }
+            Err(cause) => self.missed(&format!("the database is silent: {cause}")),
+        }
+    }
+
+    fn missed(&self, cause: &str) {
+        if !self.silent.swap(true, Ordering::Relaxed) {
+            log::warn!("known keys are served from memory: {cause}");
         }
     }
 
@@ -138,9 +147,17 @@ impl Authenticator {
     }
 
     /// The store had reached this revision at this moment, when so many changes had been made
-    /// here; a peer does not know of those.
-    fn reached(&self, revision: i64, changes: Option<u64>, moment: Instant) {
+    /// here; a peer does not know of those. False if it had reached a later one before, unless it
+    /// has shown this for so long that it will not come to be there again.
+    fn reached(&self, revision: i64, changes: Option<u64>, moment: Instant) -> bool {
         let mut reached = self.reached.lock();
+        if reached.revision.is_some_and(|known| revision < known) {
+            let since = *reached.behind.get_or_insert(moment);
+            if moment.saturating_duration_since(since) < self.max_stale {
+                return false;
+            }
+        }
+        reached.behind = None;
         // the first answer ends an epoch too: what was asked before may be older
         let is_new = reached.revision.replace(revision) != Some(revision);
         if is_new {
@@ -154,6 +171,7 @@ impl Authenticator {
             reached.epoch = (reached.settled == reached.changes).then_some(epoch);
         }
         self.confirmed.fetch_max(self.age(moment), Ordering::AcqRel);
+        true
     }
 
     /// What the store had reached in this epoch, if it was looked at lately enough: then an answer

@@ -3,10 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::lines;
 use super::reader::Section;
 use super::secrets::secret;
 use super::values;
-use crate::config::{Database, Redis};
+use crate::config::{Database, Redis, Secret};
 
 /// A Redis in the same network answers within one of them; a request waits no longer for it.
 const REDIS_TIMEOUT: Duration = Duration::from_millis(20);
@@ -19,7 +20,9 @@ pub(super) fn state_dir(root: &Section<'_>) -> PathBuf {
 
 /// `database` or `database_file`; an URL may hold a password, so no message shows it.
 pub(super) fn database(root: &Section<'_>, state_dir: &Path) -> Database {
-    let given = secret(root, ("database", "database_file"), is_database);
+    const KEYS: (&str, &str) = ("database", "database_file");
+    let given = secret(root, KEYS, is_database);
+    warn(root, KEYS, given.as_ref());
     let file = |name: &str| Database::Sqlite(root.cx.base.join(name));
     match given {
         None => Database::Sqlite(state_dir.join("usher.db")),
@@ -37,6 +40,9 @@ fn is_database(text: &str) -> Result<(), String> {
     if sqlite.is_some_and(|path| path.starts_with("//") || path.starts_with(':')) {
         return Err("a SQLite database is a file: write sqlite:PATH".to_owned());
     }
+    if let Some(rest) = postgres {
+        lines::postgres(rest)?;
+    }
     match sqlite.or(postgres).map(str::is_empty).unwrap_or(text != "sqlite") {
         true => {
             let expected = "`sqlite`, sqlite:PATH or postgres://USER:PASSWORD@HOST/NAME";
@@ -48,18 +54,27 @@ fn is_database(text: &str) -> Result<(), String> {
 
 /// `redis` and the keys that begin so; its URL may hold a password, so no message shows it.
 pub(super) fn redis(root: &Section<'_>) -> Option<Redis> {
-    let url = secret(root, ("redis", "redis_file"), is_redis);
+    const KEYS: (&str, &str) = ("redis", "redis_file");
+    let url = secret(root, KEYS, lines::redis);
+    warn(root, KEYS, url.as_ref());
     let seal = secret(root, ("redis_secret", "redis_secret_file"), is_long);
     let ca = root.nullable("redis_ca", values::path(root.cx.base));
     let timeout = root.get("redis_timeout", values::time).unwrap_or(REDIS_TIMEOUT);
+    if let (Some(_), Some(item)) = (&ca, root.item("redis_ca"))
+        && url.as_ref().is_some_and(|url| !url.expose().starts_with("rediss://"))
+    {
+        item.wrong("is for servers that speak TLS: write rediss:// in the URL");
+    }
     Some(Redis { url: url?, secret: seal, ca, timeout })
 }
 
-fn is_redis(text: &str) -> Result<(), String> {
-    const SCHEMES: [&str; 3] = ["redis://", "rediss://", "redis+unix://"];
-    let rest = SCHEMES.iter().find_map(|scheme| text.strip_prefix(scheme));
-    let expected = "expected redis://HOST:PORT/0, rediss://… or redis+unix://PATH";
-    rest.filter(|rest| !rest.is_empty()).map(drop).ok_or_else(|| expected.to_owned())
+/// Says where a line that others can listen to is written.
+fn warn(root: &Section<'_>, (key, file_key): (&'static str, &'static str), url: Option<&Secret>) {
+    let danger = url.and_then(|url| lines::danger(url.expose()));
+    let written = root.item(key).filter(|item| !item.is_null()).or_else(|| root.item(file_key));
+    if let (Some(danger), Some(item)) = (danger, written) {
+        item.warn(danger);
+    }
 }
 
 /// As long as a hash, so that nobody finds it by trying.

@@ -98,8 +98,10 @@ impl Core {
         let Some((number, waiting)) = self.queue.at(class, head) else {
             return Considered::Passed;
         };
-        match self.may_hold_more(&waiting.wish) {
-            Ok(()) => {}
+        let may = self.may_hold_more(&waiting.wish);
+        match may {
+            // whether it would be of use is seen first
+            Ok(()) | Err(Holds::NoPermit) => {}
             Err(Holds::All) => {
                 self.queue.park(class, head);
                 return Considered::Passed;
@@ -112,6 +114,12 @@ impl Core {
         let look =
             Look { ahead: cursor.passed, patient: cursor.patient, declined: waiting.declined, now };
         match self.judge(&waiting.wish, look) {
+            Verdict::Seat { .. } if may.is_err() => {
+                let limit = waiting.wish.concurrency;
+                self.permits.lack(head.user, limit, now);
+                self.queue.park(class, head);
+                Considered::Passed
+            }
             Verdict::Seat { instance, cached, candidates } => {
                 Considered::Seat(Next { number, instance, cached, candidates })
             }
@@ -209,6 +217,7 @@ impl Core {
         match wish.limited_key() {
             _ if of_user >= wish.concurrency => Err(Holds::All),
             Some(key) if through_key >= wish.key_concurrency => Err(Holds::AllOf(key)),
+            _ if !self.permits.allow(wish.payer.user, of_user) => Err(Holds::NoPermit),
             _ => Ok(()),
         }
     }
@@ -253,6 +262,8 @@ impl Core {
         let prompt = wish.prompt.tokens;
         let charged = prompt as f64 + OUTPUT_WEIGHT * output;
         self.queue.seat(wish.payer, charged, now);
+        let held = self.queue.held_by_user(wish.payer.user);
+        self.permits.used(wish.payer.user, held, now);
         let patient = (budget * SILENCE).max(SILENCE_AT_LEAST);
         let budget = if wish.streams { patient } else { f64::INFINITY };
         let model = wish.model.clone();
@@ -303,6 +314,8 @@ pub(super) enum Holds {
     All,
     /// A key does, whatever its user may.
     AllOf(i64),
+    /// Not here: but a seat more has to be granted by other gateways.
+    NoPermit,
 }
 
 fn expected_output(model: &Model, wish: &Wish) -> f64 {

@@ -1,4 +1,5 @@
 mod fairness;
+mod sharing;
 mod storm;
 mod swaps;
 

@@ -247,7 +247,7 @@ impl Core {
     fn reason(&self, waiting: &Waiting, ahead: usize, now: Instant) -> Reason {
         let wish = &waiting.wish;
         match self.may_hold_more(wish) {
-            Err(Holds::All) => return Reason::UserHoldsAll,
+            Err(Holds::All | Holds::NoPermit) => return Reason::UserHoldsAll,
             Err(Holds::AllOf(_)) => return Reason::KeyHoldsAll,
             Ok(()) => {}
         }

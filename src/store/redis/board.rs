@@ -9,14 +9,13 @@ use redis::Script;
 use super::lease::{self, Reply, Report, STRETCHES};
 use super::link::{Away, Link};
 
-/// What a gateway holds and does not speak of for so long is a dead one's, and free again.
-const DEAD: Duration = Duration::from_secs(60);
-
 /// Asks the board, and knows what time it has.
 pub(super) struct Board {
     script: Script,
     /// This process, on the board.
     node: String,
+    /// What a gateway holds and does not speak of for so long is a dead one's, and free again.
+    dead: Duration,
     born: Instant,
     /// The board's time at our beginning, microseconds; the wall clock's until it has spoken.
     offset: AtomicI64,
@@ -35,10 +34,11 @@ pub(super) struct Limit {
 }
 
 impl Board {
-    pub(super) fn new(node: String) -> Self {
+    pub(super) fn new(node: String, dead: Duration) -> Self {
         Self {
             script: Script::new(include_str!("board.lua")),
             node,
+            dead,
             born: Instant::now(),
             offset: AtomicI64::new(Timestamp::now().as_microsecond()),
             asked: AtomicU64::new(0),
@@ -65,10 +65,11 @@ impl Board {
         report: &Report,
     ) -> Result<Reply, Away> {
         let nonce = self.asked.fetch_add(1, Ordering::Relaxed).to_string();
+        let asked = i64::try_from(self.now()).unwrap_or(i64::MAX);
         let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         let mut call = self.script.key(account);
         call.arg(&self.node).arg(limit.amount).arg(micros(limit.window));
-        call.arg(lease::stretch_of(limit.window)).arg(STRETCHES).arg(micros(DEAD));
+        call.arg(lease::stretch_of(limit.window)).arg(STRETCHES).arg(micros(self.dead));
         call.arg(report.outstanding).arg(report.amount).arg(report.wanted).arg(limit.batch);
         call.arg(&nonce);
         for (stretch, sum) in &report.used {
@@ -79,8 +80,9 @@ impl Board {
         // an answer to somebody else's question means that the line is out of step
         let reply = read(&answer, &nonce, limit).ok_or_else(|| link.out_of_step())?;
         let offset = i64::try_from(reply.time).unwrap_or(i64::MAX);
-        let now = i64::try_from(self.now()).unwrap_or(i64::MAX);
-        self.offset.store(offset.saturating_sub(now), Ordering::Relaxed);
+        // as if the answer had been given when it was asked for: an answer that was long on its way
+        // must not put what is used from now on into the past, out of which it would leave early
+        self.offset.store(offset.saturating_sub(asked), Ordering::Relaxed);
         Ok(reply)
     }
 }

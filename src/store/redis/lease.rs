@@ -273,3 +273,6 @@ impl Lease {
 pub(super) fn stretch_of(window: Duration) -> u64 {
     u64::try_from(window.as_micros()).unwrap_or(u64::MAX).div_ceil(STRETCHES).max(1)
 }
+
+#[cfg(test)]
+mod tests;

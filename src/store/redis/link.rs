@@ -13,9 +13,13 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 use redis::aio::{MultiplexedConnection, PubSub};
-use redis::{AsyncConnectionConfig, Client, Cmd, FromRedisValue, RedisError, TlsCertificates};
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, FromRedisValue, RedisError, TlsCertificates,
+};
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::time::timeout;
+
+use crate::store::mark;
 
 /// Failures in a row that open the breaker.
 const FALL: u32 = 3;
@@ -59,15 +63,12 @@ impl Link {
     /// The URL or the certificates cannot be read; the text shows nothing of the URL.
     pub(super) fn new(url: &str, ca: Option<&Path>, budget: Duration) -> Result<Self, String> {
         let client = match ca {
-            None => Client::open(url),
-            Some(path) => {
-                let root = std::fs::read(path).map_err(|e| format!("{}: {e}", path.display()))?;
-                let certificates = TlsCertificates { client_tls: None, root_cert: Some(root) };
-                Client::build_with_tls(url, certificates)
+            // the crate's text might show the URL, and with it a password
+            None => {
+                Client::open(url).map_err(|e| format!("its URL cannot be used: {:?}", e.kind()))
             }
-        };
-        // the crate's text might show the URL, and with it a password
-        let client = client.map_err(|error| format!("cannot be used: {:?}", error.kind()))?;
+            Some(path) => with_authority(url, path),
+        }?;
         Ok(Self {
             client,
             budget,
@@ -136,14 +137,35 @@ impl Link {
         }
     }
 
-    /// A connection that hears what is published on a channel.
-    pub(super) async fn subscribe(&self, channel: &str) -> Option<PubSub> {
+    /// A connection that hears what is published on these channels.
+    pub(super) async fn subscribe(&self, channels: &[String]) -> Option<PubSub> {
         let subscribing = async {
             let mut hearing = self.client.get_async_pubsub().await?;
-            hearing.subscribe(channel).await?;
+            hearing.subscribe(channels).await?;
             Ok::<_, RedisError>(hearing)
         };
         timeout(CONNECT, subscribing).await.ok()?.ok()
+    }
+
+    /// A connection of its own, which nothing looks after.
+    pub(super) async fn connect_once(
+        &self,
+        patience: Duration,
+    ) -> Result<MultiplexedConnection, String> {
+        let settings = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(patience))
+            .set_response_timeout(None);
+        let connecting = self.client.get_multiplexed_async_connection_with_config(&settings);
+        in_time(patience, connecting).await
+    }
+
+    /// How the server is reached.
+    pub(super) fn line(&self) -> &'static str {
+        match self.client.get_connection_info().addr() {
+            ConnectionAddr::TcpTls { .. } => "TLS",
+            ConnectionAddr::Unix(_) => "socket",
+            _ => "TCP",
+        }
     }
 
     /// Tries what requests would do, writing included: a Redis that is full or a replica answers
@@ -190,11 +212,7 @@ impl Link {
 
     async fn connect(&self, trace: &str, mark: &str) -> Result<MultiplexedConnection, String> {
         // a budget of our own stands in for the crate's
-        let settings = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(CONNECT))
-            .set_response_timeout(None);
-        let connecting = self.client.get_multiplexed_async_connection_with_config(&settings);
-        let mut connection = in_time(CONNECT, connecting).await?;
+        let mut connection = self.connect_once(CONNECT).await?;
         // the server meets the connection for the first time here, which may take it a little
         in_time(CONNECT, leave(&mut connection, trace, mark)).await?;
         // and this is what a request would meet
@@ -235,12 +253,36 @@ impl Link {
     }
 }
 
-async fn in_time<T>(
+/// A client that believes servers whom this authority vouches for, and no others.
+fn with_authority(url: &str, file: &Path) -> Result<Client, String> {
+    let shown = file.display();
+    let root = std::fs::read(file).map_err(|error| format!("redis_ca: {shown}: {error}"))?;
+    let is_pem = memchr::memmem::find(&root, b"-----BEGIN CERTIFICATE-----").is_some();
+    let certificates = TlsCertificates { client_tls: None, root_cert: Some(root) };
+    let client = Client::build_with_tls(url, certificates).ok().filter(|_| is_pem);
+    client.ok_or_else(|| format!("redis_ca: {shown} holds no certificate in PEM that can be read"))
+}
+
+/// What an error means, and what to do about it where that is known.
+fn meaning(error: &RedisError) -> String {
+    let text = error.to_string();
+    let known = [
+        ("UnknownIssuer", "no authority that we trust vouches for its certificate: redis_ca"),
+        ("BadSignature", "no authority that we trust vouches for its certificate: redis_ca"),
+        ("not valid for name", "its certificate is for another name than its URL's"),
+        ("expired", "its certificate has expired"),
+        ("InvalidContentType", "it speaks no TLS: write redis:// or another port"),
+    ];
+    let found = known.iter().find(|(word, _)| text.contains(word));
+    found.map_or(text, |(_, meaning)| (*meaning).to_owned())
+}
+
+pub(super) async fn in_time<T>(
     limit: Duration,
     work: impl Future<Output = Result<T, RedisError>>,
 ) -> Result<T, String> {
     let outcome = timeout(limit, work).await.map_err(|_| "no answer in time".to_owned())?;
-    outcome.map_err(|error| error.to_string())
+    outcome.map_err(|error| meaning(&error))
 }
 
 /// Leaves a mark, and returns the one that was there.
@@ -253,14 +295,6 @@ async fn leave(
     let mut set = redis::cmd("SET");
     set.arg(trace).arg(mark).arg("PX").arg(life).arg("GET");
     set.query_async(connection).await
-}
-
-/// Sixteen digits that are like no others.
-pub(super) fn mark() -> String {
-    let mut bytes = [0_u8; 8];
-    // without randomness marks are alike, and nothing is noticed by them
-    let _ = SystemRandom::new().fill(&mut bytes);
-    format!("{:016x}", u64::from_be_bytes(bytes))
 }
 
 /// `time`, give or take a quarter.

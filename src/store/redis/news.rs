@@ -1,4 +1,4 @@
-//! What gateways tell each other: the revision of the database.
+//! What gateways tell each other: the revision of the database, and words about seats.
 //!
 //! Each gateway publishes the revision that it read, at once when it is new and every second when
 //! it is not. So all of them learn of a revocation within moments, and one that cannot reach the
@@ -14,10 +14,12 @@ use tokio::sync::{Mutex, mpsc};
 
 use super::link::{Link, jittered};
 use super::seal::{Keys, Terms};
+use super::seats;
 use crate::auth::Heard;
+use crate::scheduler::sharing::Word;
 
 /// The channel, and the name that its messages are sealed under.
-const CHANNEL: &str = "news";
+pub(super) const CHANNEL: &str = "news";
 /// A message that is older was held back, and says nothing of now.
 const LIFE: u32 = 5_000;
 /// A gateway hears itself every second; one that does not has lost its connection.
@@ -31,12 +33,15 @@ const BACKLOG: usize = 64;
 pub(super) struct News {
     heard: Mutex<mpsc::Receiver<Heard>>,
     hearing: mpsc::Sender<Heard>,
+    words: Mutex<mpsc::Receiver<Word>>,
+    telling: mpsc::Sender<Word>,
 }
 
 impl News {
     pub(super) fn new() -> Self {
         let (hearing, heard) = mpsc::channel(BACKLOG);
-        Self { heard: Mutex::new(heard), hearing }
+        let (telling, words) = mpsc::channel(BACKLOG);
+        Self { heard: Mutex::new(heard), hearing, words: Mutex::new(words), telling }
     }
 
     /// The next that is heard.
@@ -48,25 +53,43 @@ impl News {
         }
     }
 
+    /// The next word about seats.
+    pub(super) async fn hear_word(&self) -> Word {
+        match self.words.lock().await.recv().await {
+            Some(word) => word,
+            // never: the other end is held beside this one
+            None => std::future::pending().await,
+        }
+    }
+
     /// Listens for ever.
-    pub(super) async fn listen(&self, link: &Link, keys: &Keys) {
-        let channel = keys.name(CHANNEL);
+    pub(super) async fn listen(&self, link: &Link, keys: &Keys, node: &str) {
+        let channels = [CHANNEL, seats::CHANNEL].map(|name| keys.name(name));
         loop {
-            if let Some(hearing) = link.subscribe(&channel).await {
-                self.follow(hearing, keys, &channel).await;
+            if let Some(hearing) = link.subscribe(&channels).await {
+                self.follow(hearing, keys, (&channels, node)).await;
             }
             tokio::time::sleep(jittered(PAUSE)).await;
         }
     }
 
     /// Takes messages until there are no more.
-    async fn follow(&self, mut hearing: PubSub, keys: &Keys, channel: &str) {
+    async fn follow(
+        &self,
+        mut hearing: PubSub,
+        keys: &Keys,
+        ([news, seats], node): (&[String; 2], &str),
+    ) {
         let mut messages = hearing.on_message();
         while let Ok(Some(message)) = tokio::time::timeout(SILENCE, messages.next()).await {
-            let now = Timestamp::now();
-            let Ok((terms, _)) = keys.open(channel, message.get_payload_bytes(), now) else {
+            let (now, bytes) = (Timestamp::now(), message.get_payload_bytes());
+            if message.get_channel_name() == seats {
+                if let Some(word) = seats::read(keys, node, seats, bytes) {
+                    let _ = self.telling.try_send(word);
+                }
                 continue;
-            };
+            }
+            let Ok((terms, _)) = keys.open(news, bytes, now) else { continue };
             let age = super::age(terms.issued);
             let _ = self.hearing.try_send(Heard { revision: terms.revision, age });
         }

@@ -24,6 +24,8 @@ use crate::limit::{
 
 /// A batch is this part of a limit, so that what lies idle in one gateway is little.
 const BATCH: u64 = 20;
+/// What a gateway had leased and does not speak of for so long is free again.
+const DEAD: Duration = Duration::from_secs(60);
 /// Parts that are locked one by one.
 const PARTS: usize = 64;
 /// Between two looks for what the board should be told.
@@ -56,7 +58,7 @@ struct Entry {
 impl SharedQuotas {
     /// Quotas that are shared through this Redis.
     pub fn new(redis: Arc<Redis>) -> Self {
-        let board = Board::new(redis.node().to_owned());
+        let board = Board::new(redis.node().to_owned(), DEAD);
         let leases = std::iter::repeat_with(Mutex::default).take(PARTS).collect();
         Self(Arc::new(Inner { local: InProcess::default(), redis, board, leases }))
     }
@@ -179,9 +181,15 @@ impl Inner {
             entry.lease.is_alone(now) || entry.lease.can_take(amount, now) != Answer::Ask
         });
         if settled == Some(false) {
-            self.exchange(place, amount).await;
+            let asking = Arc::clone(&self);
+            // a task of its own: whoever asks may leave, and what was granted is still ours then
+            let exchange = tokio::spawn(async move {
+                asking.exchange(place, amount).await;
+                drop(turn);
+            });
+            let _ = exchange.await;
         }
-        drop((turn, wanting));
+        drop(wanting);
     }
 
     /// Tells the board of an account that nobody wants anything of.

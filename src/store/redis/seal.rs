@@ -49,16 +49,17 @@ pub(super) enum Broken {
 }
 
 impl Keys {
-    /// Derives a cluster's keys from its secret (HKDF-SHA-256, RFC 5869).
-    pub(super) fn derive(secret: &Secret) -> Option<Self> {
-        let salt = Salt::new(HKDF_SHA256, b"usher redis 1");
+    /// Derives a cluster's keys from its secret and its database (HKDF-SHA-256, RFC 5869).
+    pub(super) fn derive(secret: &Secret, origin: &str) -> Option<Self> {
+        let salt = Salt::new(HKDF_SHA256, b"usher redis 2");
         let root = salt.extract(secret.expose().as_bytes());
-        let own = hmac::sign(&key(&root, b"cluster")?, b"");
+        let key = |purpose: &[u8]| key(&root, &[purpose, b":", origin.as_bytes()]);
+        let own = hmac::sign(&key(b"cluster")?, b"");
         let own: String = hex(own.as_ref()).chars().take(8).collect();
         Some(Self {
-            seal: key(&root, b"seal")?,
-            name: key(&root, b"name")?,
-            // two clusters may use one server and never meet
+            seal: key(b"seal")?,
+            name: key(b"name")?,
+            // two clusters may use one server, or two databases one secret, and never meet
             prefix: format!("usher:1:{own}:"),
         })
     }
@@ -133,8 +134,8 @@ fn read(sealed: &[u8]) -> Option<(Terms, &[u8])> {
 }
 
 /// One key for each purpose; `None` never comes to be, for the length is the algorithm's own.
-fn key(root: &Prk, purpose: &[u8]) -> Option<hmac::Key> {
-    root.expand(&[purpose], hmac::HMAC_SHA256).ok().map(hmac::Key::from)
+fn key(root: &Prk, purpose: &[&[u8]]) -> Option<hmac::Key> {
+    root.expand(purpose, hmac::HMAC_SHA256).ok().map(hmac::Key::from)
 }
 
 fn hex(bytes: &[u8]) -> String {

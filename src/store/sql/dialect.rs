@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
 use sqlx::any::AnyConnectOptions;
+use sqlx::postgres::PgConnectOptions;
 use sqlx::{AnyConnection, ConnectOptions};
 
 use super::PATIENCE;
@@ -99,17 +100,27 @@ impl Dialect {
         }
     }
 
+    /// How far the database has come; no row from a server that only repeats another, which may
+    /// be behind: a key that was revoked would be good again.
+    pub(super) fn revision(self) -> &'static str {
+        match self {
+            Self::Postgres => "SELECT n FROM revision WHERE NOT pg_is_in_recovery()",
+            Self::Sqlite => "SELECT n FROM revision",
+        }
+    }
+
     /// Brings a fresh connection into order.
     pub(super) async fn prepare(self, connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
         match self {
             Self::Postgres => {
                 // a stuck lock or query is an error of that query, not of the whole gateway
-                say(connection, "SET lock_timeout = '5s'").await?;
-                say(connection, "SET statement_timeout = '10s'").await?;
-                say(connection, "SET idle_in_transaction_session_timeout = '30s'").await
+                say(connection, "SET lock_timeout = '2s'").await?;
+                say(connection, "SET statement_timeout = '5s'").await?;
+                say(connection, "SET idle_in_transaction_session_timeout = '30s'").await?;
+                refuse_standby(connection).await
             }
             Self::Sqlite => {
-                say(connection, "PRAGMA busy_timeout = 5000").await?;
+                say(connection, "PRAGMA busy_timeout = 2000").await?;
                 say(connection, "PRAGMA foreign_keys = ON").await?;
                 enter_wal(connection).await?;
                 // In WAL, NORMAL may lose committed transactions with the power.
@@ -117,6 +128,38 @@ impl Dialect {
             }
         }
     }
+}
+
+/// What [`refuse_standby`] says, in the words of an error that no server says.
+const STANDBY: &str = "in recovery";
+
+async fn refuse_standby(connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
+    let standby = sqlx::query_scalar("SELECT CAST(pg_is_in_recovery() AS INT)");
+    match standby.fetch_one(connection).await? {
+        0_i32 => Ok(()),
+        _ => Err(sqlx::Error::Protocol(STANDBY.to_owned())),
+    }
+}
+
+/// Whether a server was refused because it only repeats another.
+pub(super) fn is_standby(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Protocol(text) if text == STANDBY)
+}
+
+/// Whether a URL can be used, and the files are there that it names.
+pub(super) fn check(database: &Database) -> Result<(), String> {
+    let Database::Postgres(url) = database else { return Ok(()) };
+    let parsed = url.expose().parse::<PgConnectOptions>();
+    // the text of an error might show a part of the URL, and with it of a password
+    parsed.map_err(|_| "its URL is not one of PostgreSQL's, or its sslmode is none".to_owned())?;
+    let query = url.expose().split_once('?').map_or("", |(_, query)| query);
+    for (key, file) in form_urlencoded::parse(query.as_bytes()) {
+        let names_file = matches!(&*key, "sslrootcert" | "sslcert" | "sslkey");
+        if names_file && !Path::new(&*file).is_file() {
+            return Err(format!("there is no file {file}, which its URL's {key} names"));
+        }
+    }
+    Ok(())
 }
 
 /// Switches to write-ahead logging, which the file then remembers. SQLite does not wait for its

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use super::dialect::is_standby;
+use super::pool::Doubt;
 use crate::config::Secret;
 use crate::store::StoreError;
 
@@ -12,15 +14,21 @@ pub(super) struct Faults {
     name: String,
     /// Its URL, where it has one; may hold a password.
     url: Option<Secret>,
+    doubt: Doubt,
 }
 
 impl Faults {
     pub(super) fn of_file(path: &Path) -> Self {
-        Self { name: format!("the database {}", path.display()), url: None }
+        Self {
+            name: format!("the database {}", path.display()),
+            url: None,
+            doubt: Doubt::default(),
+        }
     }
 
     pub(super) fn of_server(url: &Secret) -> Self {
-        Self { name: "the PostgreSQL database".to_owned(), url: Some(url.clone()) }
+        let name = "the PostgreSQL database".to_owned();
+        Self { name, url: Some(url.clone()), doubt: Doubt::default() }
     }
 
     /// The outcome of a statement that fails only if the database does.
@@ -40,21 +48,74 @@ impl Faults {
         })
     }
 
+    /// What is known of the connections that gave rise to faults.
+    pub(super) fn doubt(&self) -> &Doubt {
+        &self.doubt
+    }
+
+    /// Other writers of this process take too long.
+    pub(super) fn busy(&self) -> StoreError {
+        StoreError::Unavailable(format!("{} is busy with other changes; try again", self.name))
+    }
+
+    /// A server that only repeats another.
+    pub(super) fn standby(&self) -> StoreError {
+        self.doubt.cast();
+        let name = &self.name;
+        StoreError::Unavailable(format!(
+            "{name} is a standby, which may be behind: name the primary"
+        ))
+    }
+
+    /// A database that lacks a part of its schema.
+    pub(super) fn not_whole(&self, message: &str) -> StoreError {
+        let (name, message) = (&self.name, self.redact(message));
+        let remedy = "a part of its schema is missing: restore it from a backup";
+        StoreError::Unavailable(format!("{name} is not whole ({message}), {remedy}"))
+    }
+
+    /// A file that does not hold what it should.
+    pub(super) fn damaged(&self, found: &str) -> StoreError {
+        let name = &self.name;
+        StoreError::Unavailable(format!("{name} is damaged: restore it from a backup ({found})"))
+    }
+
     /// A database that says nothing.
     pub(super) fn silence(&self) -> StoreError {
-        StoreError::Unavailable(format!("{} does not answer", self.name))
+        self.doubt.cast();
+        match self.doubt.met_a_standby() {
+            true => self.standby(),
+            false => StoreError::Unavailable(format!("{} does not answer", self.name)),
+        }
     }
 
     /// What `error` means, and what to do about it where that is known.
     pub(super) fn explain(&self, error: &sqlx::Error) -> StoreError {
         let name = &self.name;
+        if is_undone(error) {
+            self.doubt.cast_at_once();
+        }
         StoreError::Unavailable(match error {
             sqlx::Error::PoolTimedOut => return self.silence(),
+            error if is_standby(error) => return self.standby(),
             sqlx::Error::Database(fault) => match fault.code().as_deref().and_then(meaning) {
-                Some(meaning) => format!("{name} {meaning}"),
+                Some(meaning) => {
+                    // it may have been made a standby since it was connected to
+                    if fault.code().as_deref() == Some(READ_ONLY) {
+                        self.doubt.cast();
+                    }
+                    format!("{name} {meaning}")
+                }
                 None => format!("{name} reports: {}", self.redact(fault.message())),
             },
-            sqlx::Error::Io(error) => format!("{name} cannot be reached: {error}"),
+            sqlx::Error::Io(error) => match distrust(&error.to_string()) {
+                Some(meaning) => format!("{name} {meaning}"),
+                None => format!("{name} cannot be reached: {error}"),
+            },
+            sqlx::Error::Tls(error) => match distrust(&error.to_string()) {
+                Some(meaning) => format!("{name} {meaning}"),
+                None => format!("{name} cannot be reached by TLS: {error}"),
+            },
             // a URL that cannot be read is never quoted: there is no telling where its password is
             sqlx::Error::Configuration(_) if self.url.is_some() => {
                 format!("{name} cannot be reached: its URL is not a postgres:// URL")
@@ -78,6 +139,35 @@ impl Faults {
             None => text,
         }
     }
+}
+
+/// PostgreSQL's word for what was made a standby, or forbids to write.
+const READ_ONLY: &str = "25006";
+
+/// Why a server's certificate or its lack of one ends it all, in words for the operator.
+fn distrust(text: &str) -> Option<&'static str> {
+    let known = [
+        (
+            "UnknownIssuer",
+            "shows a certificate that no authority we trust vouches for: sslrootcert",
+        ),
+        ("BadSignature", "shows a certificate that no authority we trust vouches for: sslrootcert"),
+        ("not valid for name", "shows a certificate for another name than its URL's"),
+        ("expired", "shows a certificate that has expired"),
+        ("does not support TLS", "speaks no TLS, which its URL's sslmode asks for"),
+        ("CaUsedAsEndEntity", "shows the certificate of an authority as its own"),
+        ("No such file", "cannot be asked: there is no file where its URL's sslrootcert says"),
+    ];
+    known.iter().find(|(word, _)| text.contains(word)).map(|(_, meaning)| *meaning)
+}
+
+/// Whether SQLite may have ended the transaction by itself, of which the connection's own count does
+/// not know: it could never begin another.
+fn is_undone(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|fault| fault.code());
+    let result = code.as_deref().and_then(sqlite_result);
+    let lost_count = matches!(error, sqlx::Error::InvalidSavePointStatement);
+    lost_count || matches!(result, Some(7 | 9 | 10 | 11 | 13))
 }
 
 /// Whether SQLite says that somebody else is at it.
@@ -104,7 +194,7 @@ fn meaning(code: &str) -> Option<&'static str> {
         };
     }
     match code {
-        "25006" => Some("cannot be written: it is read-only"),
+        READ_ONLY => Some("cannot be written: it is read-only"),
         "28000" | "28P01" => Some("refuses the user or password of its URL"),
         "3D000" => Some("does not exist on that server: create it first"),
         "53100" => Some("cannot grow: its disk is full"),

@@ -7,7 +7,7 @@ use sqlx::{FromRow, Row};
 
 use super::keys::{limits, models, rate};
 use super::users::check_username;
-use super::{Change, Store, moment, user_columns};
+use super::{Change, Store, in_time, moment, user_columns};
 use crate::auth::{Holder, Identity, IdentityStore, Key, KeyHash, Subject, Unavailable, User};
 use crate::store::{Actor, StoreError};
 
@@ -24,8 +24,11 @@ impl IdentityStore for Store {
     }
 
     async fn revision(&self) -> Result<i64, Unavailable> {
-        let query = sqlx::query_scalar("SELECT n FROM revision");
-        let found = self.ask(query.fetch_one(&self.pool)).await;
+        let query = sqlx::query_scalar(self.server.dialect.revision());
+        let found = self.ask(query.fetch_optional(&self.pool)).await;
+        let found: Result<i64, _> =
+            found.and_then(|found| found.ok_or_else(|| self.server.faults.standby()));
+        found.iter().for_each(|revision| self.note_revision(*revision));
         found.map_err(|error| Unavailable(error.to_string()))
     }
 }
@@ -128,7 +131,7 @@ impl Change<'_> {
         .bind(&subject.subject)
         .bind(&*subject.tier)
         .bind(self.at.as_millisecond());
-        let inserted = insert.execute(&mut *self.tx).await.map(drop);
+        let inserted = in_time(insert.execute(&mut *self.tx)).await.map(drop);
         self.faults.unless_taken(inserted, || format!("there is a user '{name}' already"))
     }
 }

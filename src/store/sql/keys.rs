@@ -3,7 +3,7 @@
 use sqlx::any::AnyRow;
 use sqlx::{FromRow, Row};
 
-use super::{Change, Store, moment, now};
+use super::{Change, Store, in_time, moment, now};
 use crate::config::Rate;
 use crate::config::units::UnitError;
 use crate::store::{
@@ -124,7 +124,7 @@ impl Store {
         .bind(json(&after.limits))
         .bind(after.expires_at.map(|end| end.as_millisecond()))
         .bind(id);
-        change.faults.of(update.execute(&mut *change.tx).await)?;
+        change.faults.of(in_time(update.execute(&mut *change.tx)).await)?;
         // as the database keeps it
         let after = change.key(id).await?;
         let detail = format!("{}: {}", describe(&after), news.join(", "));
@@ -157,7 +157,9 @@ impl Change<'_> {
     /// The key with this id, as no other writer can change it now.
     pub(super) async fn key(&mut self, id: i64) -> Result<KeyRecord, StoreError> {
         let query = sqlx::query_as(select_keys!("WHERE k.id = $1")).bind(id);
-        self.faults.of(query.fetch_optional(&mut *self.tx).await)?.ok_or_else(|| unknown(id))
+        self.faults
+            .of(in_time(query.fetch_optional(&mut *self.tx)).await)?
+            .ok_or_else(|| unknown(id))
     }
 
     /// Ends a key and writes that down.
@@ -165,7 +167,7 @@ impl Change<'_> {
         let update = sqlx::query("UPDATE api_keys SET revoked_at = $1 WHERE id = $2")
             .bind(self.at.as_millisecond())
             .bind(key.id);
-        self.faults.of(update.execute(&mut *self.tx).await)?;
+        self.faults.of(in_time(update.execute(&mut *self.tx)).await)?;
         key.revoked_at = Some(self.at);
         key.state = KeyState::Revoked;
         self.record("key.revoke", &key.id.to_string(), &describe(&key)).await?;
@@ -197,7 +199,7 @@ impl Change<'_> {
         .bind(json(&spec.limits))
         .bind(self.at.as_millisecond())
         .bind(spec.expires_at.map(|end| end.as_millisecond()));
-        let id = insert.fetch_one(&mut *self.tx).await;
+        let id = in_time(insert.fetch_one(&mut *self.tx)).await;
         let id = self.faults.unless_taken(id, || "this key is known already".to_owned())?;
         self.key(id).await
     }

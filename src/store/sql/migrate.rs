@@ -3,12 +3,14 @@
 use sqlx::{AnyConnection, AssertSqlSafe, Connection};
 
 use super::dialect::{Dialect, Server};
-use crate::store::StoreError;
+use super::whole;
+use crate::store::{StoreError, mark};
 
 /// Every step the schema ever took, in order. A step that was released never changes again.
-const STEPS: [&str; 2] = [
+const STEPS: [&str; 3] = [
     include_str!("../migrations/0001_accounts.sql"),
     include_str!("../migrations/0002_tokens.sql"),
+    include_str!("../migrations/0003_origin.sql"),
 ];
 
 /// Takes the steps that the database has not taken yet: all or none, however many try at once.
@@ -20,12 +22,20 @@ pub(super) async fn run(server: &Server) -> Result<(), StoreError> {
         Ok(found) if found >= known => found,
         // no such table: new
         Ok(_) | Err(sqlx::Error::Database(_)) => {
-            server.faults.of(step(&mut connection, server.dialect).await)?
+            match step(&mut connection, server.dialect).await {
+                Err(sqlx::Error::Database(fault)) if whole::is_missing(fault.message()) => {
+                    return Err(server.faults.not_whole(fault.message()));
+                }
+                stepped => server.faults.of(stepped)?,
+            }
         }
         Err(error) => return Err(server.faults.explain(&error)),
     };
-    server.faults.of(connection.close().await)?;
-    if found > known { Err(StoreError::Newer { found, known }) } else { Ok(()) }
+    if found > known {
+        return Err(StoreError::Newer { found, known });
+    }
+    whole::refuse_parts(&mut connection, &server.faults).await?;
+    server.faults.of(connection.close().await)
 }
 
 /// Takes the missing steps and says where the schema is now.
@@ -38,8 +48,9 @@ async fn step(connection: &mut AnyConnection, dialect: Dialect) -> Result<i64, s
         .execute(&mut *tx)
         .await?;
     let found = schema(&mut tx).await?;
+    let origin = mark();
     for (n, text) in (1..).zip(STEPS).filter(|(n, _)| *n > found) {
-        let text = text.replace("{identity}", dialect.identity());
+        let text = text.replace("{identity}", dialect.identity()).replace("{origin}", &origin);
         sqlx::raw_sql(AssertSqlSafe(text)).execute(&mut *tx).await?;
         sqlx::query("INSERT INTO schema_steps (n) VALUES ($1)").bind(n).execute(&mut *tx).await?;
     }

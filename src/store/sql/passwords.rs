@@ -5,7 +5,7 @@ use sqlx::any::AnyRow;
 use sqlx::{FromRow, Row};
 
 use super::users::logs_in_elsewhere;
-use super::{Store, user_columns};
+use super::{Store, in_time, user_columns};
 use crate::auth::User;
 use crate::store::{Actor, StoreError, UserRecord};
 
@@ -44,7 +44,7 @@ impl Store {
         )
         .bind(hash)
         .bind(user.id);
-        change.faults.of(update.execute(&mut *change.tx).await)?;
+        change.faults.of(in_time(update.execute(&mut *change.tx)).await)?;
         change.commit("user.set-password", username, "").await?;
         Ok(user)
     }
@@ -64,7 +64,7 @@ impl Store {
                 .bind(hash)
                 .bind(user)
                 .bind(verified);
-        let updated = change.faults.of(update.execute(&mut *change.tx).await)?;
+        let updated = change.faults.of(in_time(update.execute(&mut *change.tx)).await)?;
         if updated.rows_affected() == 0 {
             return change.abandon().await;
         }
@@ -85,12 +85,12 @@ impl Store {
         )
         .bind(id)
         .bind(expires_at.as_millisecond());
-        change.faults.of(insert.execute(&mut *change.tx).await)?;
+        change.faults.of(in_time(insert.execute(&mut *change.tx)).await)?;
         // a day later: clocks of other machines may be behind
         let over = change.at.checked_sub(24.hours()).unwrap_or(Timestamp::MIN);
         let forget = sqlx::query("DELETE FROM revoked_tokens WHERE expires_at < $1")
             .bind(over.as_millisecond());
-        change.faults.of(forget.execute(&mut *change.tx).await)?;
+        change.faults.of(in_time(forget.execute(&mut *change.tx)).await)?;
         change.commit("token.end", id, "").await
     }
 }

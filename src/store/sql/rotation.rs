@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::keys::describe;
-use super::{Change, Store};
+use super::{Change, Store, in_time};
 use crate::store::{Actor, Fingerprint, KeyRecord, KeySpec, KeyState, Rotated, StoreError};
 
 impl Store {
@@ -32,7 +32,7 @@ impl Store {
                 .bind(key.id)
                 .bind(old_expires_at.as_millisecond())
                 .bind(id);
-        change.faults.of(update.execute(&mut *change.tx).await)?;
+        change.faults.of(in_time(update.execute(&mut *change.tx)).await)?;
         key.replaces = Some(id);
         let detail = format!("{} by key {}, until {old_expires_at}", describe(&old), key.id);
         change.commit("key.rotate", &id.to_string(), &detail).await?;

@@ -3,7 +3,7 @@
 use sqlx::any::AnyRow;
 use sqlx::{FromRow, Row};
 
-use super::{Store, moment};
+use super::{Store, in_time, moment};
 use crate::auth::ssh_key::PublicKey;
 use crate::store::{Actor, SshKeyRecord, StoreError};
 
@@ -36,7 +36,7 @@ impl Store {
         .bind(user.id)
         .bind(key.base64())
         .bind(change.at.as_millisecond());
-        let id = insert.fetch_one(&mut *change.tx).await;
+        let id = in_time(insert.fetch_one(&mut *change.tx)).await;
         let id = change.faults.unless_taken(id, || "this key is registered already".to_owned())?;
         let record = SshKeyRecord {
             id,
@@ -67,12 +67,12 @@ impl Store {
         let mut change = self.change(by).await?;
         let user = change.user_by_id(user).await?;
         let query = sqlx::query_as(select_ssh_keys!("WHERE s.id = $1 AND s.user_id = $2"));
-        let found = query.bind(id).bind(user.id).fetch_optional(&mut *change.tx).await;
+        let found = in_time(query.bind(id).bind(user.id).fetch_optional(&mut *change.tx)).await;
         let found: Option<SshKeyRecord> = change.faults.of(found)?;
         let unknown = || StoreError::NotFound(format!("SSH key {id} of '{}'", user.username));
         let record = found.ok_or_else(unknown)?;
         let delete = sqlx::query("DELETE FROM ssh_keys WHERE id = $1").bind(id);
-        change.faults.of(delete.execute(&mut *change.tx).await)?;
+        change.faults.of(in_time(delete.execute(&mut *change.tx)).await)?;
         let detail = format!("{id} {}", record.fingerprint);
         change.commit("user.remove-ssh-key", &record.user, &detail).await?;
         Ok(record)

@@ -8,11 +8,14 @@ use jiff::Timestamp;
 use sqlx::any::AnyRow;
 use sqlx::{Any, Row, Transaction};
 
-use super::{PATIENCE, Store, moment};
+use super::{Store, moment};
 use crate::store::StoreError;
-use crate::usage::ledger::{Amounts, Seen, Slot, UsageStore};
+use crate::usage::ledger::{Amounts, Batch, Seen, Slot, UsageStore};
 use crate::usage::report::{By, Line, Period};
 
+/// How long it is remembered which batch a gateway wrote last, in milliseconds: longer than any
+/// waits to be tried again.
+const WRITERS_KEPT: i64 = 30 * 24 * 3_600_000;
 /// Hours of their own usage that users see.
 const OWN_HOURS: i64 = 50;
 
@@ -121,21 +124,23 @@ fn seconds(milliseconds: i64) -> f64 {
 
 #[async_trait]
 impl UsageStore for Store {
-    async fn add_usage(&self, sums: &[(Slot, Amounts)]) -> Result<(), String> {
+    async fn add_usage(&self, batch: &Batch) -> Result<(), String> {
         // as other changes, one writer of this process at a time
-        let _turn = self.turn.lock().await;
+        let _turn = self.turn().await.map_err(|error| error.to_string())?;
         let adding = async {
             let mut tx = self.pool.begin_with(self.server.dialect.begin()).await?;
-            for (slot, amounts) in sums {
-                add_one(&mut tx, slot, amounts).await?;
+            if is_new(&mut tx, batch).await? {
+                for (slot, amounts) in &batch.sums {
+                    add_one(&mut tx, slot, amounts).await?;
+                }
             }
             tx.commit().await
         };
-        self.within(PATIENCE * 2, adding).await.map_err(|error| error.to_string())
+        self.ask(adding).await.map_err(|error| error.to_string())
     }
 
     async fn mark_used(&self, seen: &[Seen]) -> Result<(), String> {
-        let _turn = self.turn.lock().await;
+        let _turn = self.turn().await.map_err(|error| error.to_string())?;
         let marking = async {
             let mut tx = self.pool.begin_with(self.server.dialect.begin()).await?;
             for (key, at) in seen {
@@ -148,8 +153,27 @@ impl UsageStore for Store {
             }
             tx.commit().await
         };
-        self.within(PATIENCE * 2, marking).await.map_err(|error| error.to_string())
+        self.ask(marking).await.map_err(|error| error.to_string())
     }
+}
+
+/// Notes that a batch is written; false if it was before, and the answer had been lost. Two who try
+/// at once wait for each other at the writer's row.
+async fn is_new(tx: &mut Transaction<'static, Any>, batch: &Batch) -> Result<bool, sqlx::Error> {
+    let now = Timestamp::now().as_millisecond();
+    let note = sqlx::query(
+        "INSERT INTO usage_writers (writer, batch, at) VALUES ($1, $2, $3)
+         ON CONFLICT (writer) DO UPDATE SET batch = excluded.batch, at = excluded.at
+         WHERE usage_writers.batch < excluded.batch",
+    );
+    let note = note.bind(&*batch.writer).bind(batch.number).bind(now);
+    let noted = note.execute(&mut **tx).await?.rows_affected();
+    if batch.number == 1 {
+        // whoever begins clears up behind those who ended long ago
+        let forget = sqlx::query("DELETE FROM usage_writers WHERE at < $1");
+        forget.bind(now - WRITERS_KEPT).execute(&mut **tx).await?;
+    }
+    Ok(noted > 0)
 }
 
 async fn add_one(

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, FromRow, Row};
 
-use super::{Change, Store, moment};
+use super::{Change, Store, in_time, moment};
 use crate::config::Secret;
 use crate::store::record::check_email;
 use crate::store::{ADMIN, Act, Actor, NewUser, StoreError, UserFilter, UserPatch, UserRecord};
@@ -124,7 +124,7 @@ impl Store {
         change.spare_last_admin(&user).await?;
         // keys that were rotated point at each other, so they go in one statement
         let delete = sqlx::query("DELETE FROM users WHERE id = $1").bind(id);
-        change.faults.of(delete.execute(&mut *change.tx).await)?;
+        change.faults.of(in_time(delete.execute(&mut *change.tx)).await)?;
         change.commit("user.delete", &user.username, &format!("id {id}")).await?;
         Ok(user)
     }
@@ -145,7 +145,7 @@ impl Change<'_> {
         .bind(i64::from(new.disabled))
         .bind(self.at.as_millisecond())
         .bind(new.password_hash.as_ref().map(Secret::expose));
-        let id = insert.fetch_one(&mut *self.tx).await;
+        let id = in_time(insert.fetch_one(&mut *self.tx)).await;
         self.faults.unless_taken(id, || format!("there is a user '{}' already", new.username))
     }
 
@@ -172,7 +172,7 @@ impl Change<'_> {
             "SELECT COUNT(*) FROM users WHERE id = $1 AND issuer IS NOT NULL AND tier_given = 0",
         )
         .bind(id);
-        let mapped: i64 = self.faults.of(query.fetch_one(&mut *self.tx).await)?;
+        let mapped: i64 = self.faults.of(in_time(query.fetch_one(&mut *self.tx)).await)?;
         if mapped == 0 {
             return Ok(());
         }
@@ -222,7 +222,7 @@ impl Change<'_> {
         .bind(i64::from(patch.tier.is_some()))
         .bind(password)
         .bind(user.id);
-        self.faults.of(update.execute(&mut *self.tx).await)?;
+        self.faults.of(in_time(update.execute(&mut *self.tx)).await)?;
         for (action, detail) in differences(&before, &user, given) {
             self.record(action, &user.username, &detail).await?;
         }
@@ -242,7 +242,7 @@ impl Change<'_> {
         )
         .bind(ADMIN)
         .bind(id);
-        self.faults.of(query.fetch_one(&mut *self.tx).await)
+        self.faults.of(in_time(query.fetch_one(&mut *self.tx)).await)
     }
 
     async fn spare_last_admin(&mut self, user: &UserRecord) -> Result<(), StoreError> {

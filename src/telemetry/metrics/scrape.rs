@@ -20,6 +20,7 @@ use crate::auth::Authenticator;
 use crate::live::Live;
 use crate::scheduler::Scheduler;
 use crate::store::Redis;
+use crate::usage::ledger::Ledger;
 
 /// Those whose state is read when somebody asks.
 pub struct Sources {
@@ -27,6 +28,8 @@ pub struct Sources {
     pub authenticator: Arc<Authenticator>,
     /// What gateways share, where they do.
     pub redis: Option<Arc<Redis>>,
+    /// Knows what is not written down yet.
+    pub ledger: Arc<Ledger>,
     /// Knows who waits.
     pub scheduler: Arc<Scheduler>,
     /// Knows who is up.
@@ -45,6 +48,8 @@ pub(super) struct Gauges {
     degraded: IntGaugeVec,
     redis_failures: IntCounter,
     redis_ignored: IntCounter,
+    usage_waiting: IntGauge,
+    usage_lost: IntCounter,
     log_dropped: IntCounter,
     /// One reading at a time, or what was counted between two would be counted twice.
     turn: Mutex<()>,
@@ -86,6 +91,12 @@ impl Gauges {
                 "redis_ignored_total",
                 "Entries in Redis that no gateway with our secret has written",
             )?,
+            usage_waiting: new
+                .gauge("usage_waiting", "Sums of usage that are not in the database yet")?,
+            usage_lost: new.counter(
+                "usage_lost_total",
+                "Requests whose usage was not counted because too many sums waited",
+            )?,
             log_dropped: new.counter(
                 "log_dropped_total",
                 "Log lines dropped because standard error took none",
@@ -115,6 +126,9 @@ impl Gauges {
             raise(&self.redis_ignored, recalled.ignored);
             self.degraded.with_label_values(&["redis"]).set(i64::from(redis.is_away()));
         }
+        self.degraded.with_label_values(&["ledger"]).set(from.ledger.is_without_store().into());
+        self.usage_waiting.set(i64::try_from(from.ledger.waiting()).unwrap_or(i64::MAX));
+        raise(&self.usage_lost, from.ledger.lost());
         raise(&self.log_dropped, from.log_dropped.load(Ordering::Relaxed));
         self.degraded
             .with_label_values(&["database"])

@@ -4,7 +4,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::*;
-use crate::support::redis::{Fault, Proxy, Redis, redis};
+use crate::support::proxy::{Fault, Proxy};
+use crate::support::redis::{Redis, redis};
 
 /// A key that looks like one of ours and is nobody's.
 const NOBODY: &str = "some-key-of-another-system";
@@ -186,7 +187,7 @@ fn a_wrong_password_is_said_without_the_password() {
 #[test]
 fn a_line_to_redis_that_delays_cuts_and_flips_bits_harms_nobody() {
     let redis = redis(&[]);
-    let proxy = Proxy::before(&redis);
+    let proxy = Proxy::before(redis.address());
     let (_sim, gateway) = before(&proxy.url(), "100ms");
     until_shared(&gateway);
     for fault in [

@@ -1,9 +1,12 @@
 //! What was used, as the store adds it up.
 
+use std::sync::atomic::{AtomicI64, Ordering};
+
 use jiff::Timestamp;
 use usher::auth::IdentityStore;
 use usher::model::ModelName;
-use usher::usage::ledger::{Amounts, HOUR, Slot, UsageStore};
+use usher::store::Store;
+use usher::usage::ledger::{Amounts, Batch, HOUR, Slot, UsageStore};
 use usher::usage::report::{By, Line, Period};
 
 use super::place::{CLI, Place, key, user};
@@ -25,6 +28,17 @@ fn amounts(requests: u64) -> Amounts {
     }
 }
 
+fn batch(writer: &str, number: i64, sums: &[(Slot, Amounts)]) -> Batch {
+    Batch { writer: writer.into(), number, sums: sums.to_vec() }
+}
+
+/// Adds these as somebody who has added nothing before.
+async fn add(store: &Store, sums: &[(Slot, Amounts)]) {
+    static WRITERS: AtomicI64 = AtomicI64::new(0);
+    let writer = format!("writer {}", WRITERS.fetch_add(1, Ordering::Relaxed));
+    store.add_usage(&batch(&writer, 1, sums)).await.unwrap();
+}
+
 fn figures(line: &Line) -> (i64, i64, i64, f64, i64) {
     let Line { requests, prompt_tokens, completion_tokens, gpu_seconds, errors, .. } = line;
     (*requests, *prompt_tokens, *completion_tokens, *gpu_seconds, *errors)
@@ -41,8 +55,8 @@ pub async fn usage_adds_up_and_is_summed_in_four_ways(place: Place) {
         (slot(2, bob.id, 0, "a"), amounts(4)),
         (slot(2, other, 77, "a"), amounts(1)),
     ];
-    store.add_usage(&sums).await.unwrap();
-    store.add_usage(&sums[..1]).await.unwrap();
+    add(&store, &sums).await;
+    add(&store, &sums[..1]).await;
     assert_eq!(store.revision().await.unwrap(), revision, "nobody has to look again");
 
     let models = store.usage(By::Model, EVER).await.unwrap();
@@ -70,7 +84,7 @@ pub async fn users_see_the_newest_fifty_of_their_own_hours(place: Place) {
     sums.push((slot(118, 5, 1, "b"), amounts(1)));
     sums.push((slot(119, 6, 1, "a"), amounts(9)));
     sums.sort_by(|(one, _), (other, _)| one.cmp(other));
-    store.add_usage(&sums).await.unwrap();
+    add(&store, &sums).await;
     let own = store.own_usage(5).await.unwrap();
     assert_eq!(own.len(), 51, "fifty hours, one of them with two models");
     let newest = Timestamp::from_millisecond(118 * HOUR).unwrap();
@@ -89,13 +103,34 @@ pub async fn many_who_add_at_once_lose_nothing(place: Place) {
                 (slot(1, 1, 2, "a"), amounts(1)),
                 (slot(1, 2, 3, "a"), amounts(1)),
             ];
-            store.add_usage(&sums).await.unwrap();
+            add(store, &sums).await;
         })
     });
     futures_util::future::join_all(adding).await;
     let users = stores[0].usage(By::User, EVER).await.unwrap();
     let requests: Vec<_> = users.iter().map(|line| line.requests).collect();
     assert_eq!(requests, [60, 30]);
+}
+
+pub async fn a_batch_is_added_once_however_often_it_is_tried(place: Place) {
+    let stores = [place.open().await, place.open().await, place.open().await];
+    let sums = [(slot(1, 1, 1, "a"), amounts(1))];
+    let requests = async || stores[0].usage(By::User, EVER).await.unwrap()[0].requests;
+    let trying = (0..12).map(|n| {
+        let (store, batch) = (&stores[n % 3], batch("one", 1, &sums));
+        async move { store.add_usage(&batch).await.unwrap() }
+    });
+    futures_util::future::join_all(trying).await;
+    assert_eq!(requests().await, 1);
+    for (writer, number, all) in [("one", 2, 2), ("two", 1, 3), ("one", 2, 3), ("one", 1, 3)] {
+        stores[1].add_usage(&batch(writer, number, &sums)).await.unwrap();
+        assert_eq!(requests().await, all, "{writer} {number}");
+    }
+    let mut connection = place.connect().await;
+    sqlx::raw_sql("UPDATE usage_writers SET at = 1").execute(&mut connection).await.unwrap();
+    stores[2].add_usage(&batch("three", 1, &sums)).await.unwrap();
+    let kept = "SELECT COUNT(*) FROM usage_writers";
+    assert_eq!(place.number(kept).await, 1, "those who ended long ago are forgotten");
 }
 
 pub async fn the_last_use_of_a_key_never_goes_back(place: Place) {

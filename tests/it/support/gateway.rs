@@ -90,6 +90,12 @@ impl Builder {
         self
     }
 
+    /// Makes no accounts, not even that of the first admin.
+    pub fn without_accounts(mut self) -> Self {
+        self.joined = Some(BTreeMap::new());
+        self
+    }
+
     /// Does not wait for an instance: the gateway is there as soon as it listens.
     pub fn without_waiting(mut self) -> Self {
         self.unready = true;
@@ -257,6 +263,11 @@ impl Gateway {
     /// The key of a user; `admin` always has one.
     pub fn key(&self, user: &str) -> &str {
         self.keys.get(user).unwrap_or_else(|| panic!("{user} has no key"))
+    }
+
+    /// The key of a user, if this gateway's builder made or was given one.
+    pub fn try_key(&self, user: &str) -> Option<&str> {
+        self.keys.get(user).map(String::as_str)
     }
 
     /// A request to it.

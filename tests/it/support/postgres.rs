@@ -3,6 +3,8 @@
 //! A shell watches over it. The shell's standard input is a pipe from the test process, so when
 //! that ends, however it ends, the server is stopped and its directory removed.
 
+pub mod own;
+
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{Read, Seek};
@@ -55,6 +57,22 @@ impl Server {
     fn url(&self, database: &str) -> String {
         let dir = self.dir.to_str().expect("a temporary directory with an ordinary name");
         format!("postgres://usher:{PASSWORD}@localhost/{database}?host={dir}")
+    }
+
+    /// The directory of a server that was made and never started, for copies.
+    fn template() -> PathBuf {
+        static TEMPLATE: OnceLock<PathBuf> = OnceLock::new();
+        let made = TEMPLATE.get_or_init(|| {
+            let dir = &Self::shared().dir;
+            let template = dir.join("template");
+            let mut initdb = Account::command(Account::for_postgres().as_ref());
+            initdb.arg(find_bin().join("initdb")).arg("-D").arg(&template).args(["-U", "usher"]);
+            initdb.args(["--auth=scram-sha-256", "--encoding=UTF8", "--no-locale", "--no-sync"]);
+            let made = initdb.arg("--pwfile").arg(dir.join("password")).current_dir("/").output();
+            assert!(made.is_ok_and(|made| made.status.success()), "initdb");
+            template
+        });
+        made.clone()
     }
 
     fn start() -> Self {
@@ -124,6 +142,14 @@ struct Account {
 }
 
 impl Account {
+    /// A command that runs as this account, without its own name.
+    fn command(account: Option<&Self>) -> Command {
+        let Some(Self { uid, gid }) = account else { return Command::new("env") };
+        let mut command = Command::new("setpriv");
+        command.arg("--clear-groups").args([format!("--reuid={uid}"), format!("--regid={gid}")]);
+        command
+    }
+
     fn for_postgres() -> Option<Self> {
         if fs::metadata("/proc/self").expect("/proc").uid() != 0 {
             return None;

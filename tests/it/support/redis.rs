@@ -1,17 +1,15 @@
-//! A Redis server of a test's own, on a free port, and faults between it and the gateway.
+//! A Redis server of a test's own, on a free port.
 //!
 //! A shell watches over the server: its standard input is a pipe from the test process, so when
 //! that ends, however it ends, the server ends too.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
-use std::time::Duration;
-
-use parking_lot::Mutex;
 use tempfile::TempDir;
 
+use super::authority::Authority;
 use super::eventually;
 
 const REMEDY: &str = "redis-server is needed: run `make setup`";
@@ -31,11 +29,60 @@ struct Process {
 
 /// Starts a Redis with these further arguments, such as `--maxmemory 1mb`.
 pub fn redis(arguments: &[&str]) -> Redis {
+    redis_with(|_| arguments.iter().copied().map(Into::into).collect())
+}
+
+/// Starts a Redis that also speaks TLS, on a port of its own, with this authority's certificate
+/// for `localhost`.
+pub fn secured(authority: &Authority) -> Secured {
+    let mut port = 0;
+    let redis = redis_with(|directory| {
+        authority.issue(&["localhost"], directory);
+        port = free_port().port();
+        let file = |name: &str| directory.join(name).display().to_string();
+        let mut arguments = vec!["--tls-port".to_owned(), port.to_string()];
+        for (name, value) in [
+            ("--tls-cert-file", file("server.pem")),
+            ("--tls-key-file", file("server.key")),
+            ("--tls-ca-cert-file", authority.file().display().to_string()),
+            ("--tls-auth-clients", "no".to_owned()),
+        ] {
+            arguments.extend([name.to_owned(), value]);
+        }
+        arguments
+    });
+    Secured { redis, port }
+}
+
+/// Starts a Redis that also listens at a socket.
+pub fn with_socket() -> (Redis, PathBuf) {
+    let socket = |directory: &Path| directory.join("redis.sock");
+    let redis = redis_with(|directory| {
+        vec!["--unixsocket".to_owned(), socket(directory).display().to_string()]
+    });
+    let path = socket(redis.directory.path());
+    (redis, path)
+}
+
+/// A running Redis that also speaks TLS.
+pub struct Secured {
+    pub redis: Redis,
+    port: u16,
+}
+
+impl Secured {
+    /// Its URL by TLS, with this name for its host.
+    pub fn url(&self, host: &str) -> String {
+        format!("rediss://{host}:{}/0", self.port)
+    }
+}
+
+fn redis_with(mut arguments: impl FnMut(&Path) -> Vec<String>) -> Redis {
     let directory = tempfile::tempdir().expect("temporary directories can be made");
-    let arguments = arguments.iter().copied().map(Into::into).collect();
     // somebody else may take the port between its choice and the server's start: then another one
     for _ in 0..20 {
         let address = free_port();
+        let arguments = arguments(directory.path());
         if let Some(process) = Process::start(address, &arguments, &directory) {
             let mut redis = Redis { address, process: Some(process), arguments, directory };
             redis.wait();
@@ -49,6 +96,11 @@ impl Redis {
     /// Its URL.
     pub fn url(&self) -> String {
         format!("redis://{}/0", self.address)
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// Asks it something, and returns its answer: text as it is, lists line by line.
@@ -193,94 +245,4 @@ fn read_reply(from: &mut BufReader<TcpStream>) -> Option<Vec<u8>> {
         }
         _ => Some(rest.as_bytes().to_vec()),
     }
-}
-
-/// What a [`Proxy`] does to what passes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// Nothing.
-    None,
-    /// Holds each answer back for this long.
-    Delay(Duration),
-    /// Cuts answers short after this many bytes, and the connection with them.
-    Truncate(usize),
-    /// Changes a bit of every so-manieth byte of the answers.
-    Flip(usize),
-}
-
-/// Stands between gateways and a Redis, and does harm.
-pub struct Proxy {
-    address: SocketAddr,
-    fault: Arc<Mutex<Fault>>,
-    lines: Arc<Mutex<Vec<TcpStream>>>,
-}
-
-impl Proxy {
-    /// A proxy before this server, which does no harm yet.
-    pub fn before(redis: &Redis) -> Self {
-        let (to, fault) = (redis.address, Arc::new(Mutex::new(Fault::None)));
-        let lines = Arc::new(Mutex::new(Vec::new()));
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let address = listener.local_addr().expect("an address");
-        let proxy = Self { address, fault: Arc::clone(&fault), lines: Arc::clone(&lines) };
-        std::thread::spawn(move || {
-            for client in listener.incoming().map_while(Result::ok) {
-                let Ok(server) = TcpStream::connect(to) else { continue };
-                let clone = |stream: &TcpStream| stream.try_clone().expect("descriptors");
-                lines.lock().extend([clone(&client), clone(&server)]);
-                let (up, down) = ((clone(&client), clone(&server)), (server, client));
-                std::thread::spawn(move || pass(up.0, up.1, || Fault::None));
-                let fault = Arc::clone(&fault);
-                std::thread::spawn(move || pass(down.0, down.1, || *fault.lock()));
-            }
-        });
-        proxy
-    }
-
-    /// The URL of the Redis behind it.
-    pub fn url(&self) -> String {
-        format!("redis://{}/0", self.address)
-    }
-
-    /// Does this from now on.
-    pub fn turn(&self, fault: Fault) {
-        *self.fault.lock() = fault;
-    }
-
-    /// Cuts every connection.
-    pub fn cut(&self) {
-        for line in self.lines.lock().drain(..) {
-            line.shutdown(Shutdown::Both).ok();
-        }
-    }
-}
-
-fn pass(mut from: TcpStream, mut to: TcpStream, fault: impl Fn() -> Fault) {
-    let mut buffer = [0; 16 * 1024];
-    let mut seen = 0_usize;
-    while let Ok(read @ 1..) = from.read(&mut buffer) {
-        let mut bytes = buffer[..read].to_vec();
-        let mut ends = false;
-        match fault() {
-            Fault::None => {}
-            Fault::Delay(time) => std::thread::sleep(time),
-            Fault::Truncate(length) => {
-                ends = true;
-                bytes.truncate(length);
-            }
-            Fault::Flip(each) => {
-                for (place, byte) in bytes.iter_mut().enumerate() {
-                    if (seen + place) % each == each - 1 {
-                        *byte ^= 1 << (place % 8);
-                    }
-                }
-            }
-        }
-        seen += read;
-        if to.write_all(&bytes).is_err() || ends {
-            break;
-        }
-    }
-    from.shutdown(Shutdown::Both).ok();
-    to.shutdown(Shutdown::Both).ok();
 }

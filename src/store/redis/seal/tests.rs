@@ -9,7 +9,7 @@ fn mutations() -> u64 {
 }
 
 fn keys(secret: &str) -> Keys {
-    Keys::derive(&Secret::new(secret.repeat(32))).unwrap()
+    Keys::derive(&Secret::new(secret.repeat(32)), "origin").unwrap()
 }
 
 fn at(milliseconds: i64) -> Timestamp {
