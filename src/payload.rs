@@ -13,7 +13,7 @@ mod sound;
 mod tame;
 pub(crate) mod walk;
 
-pub use estimate::{Expected, estimate_tokens, expect_tokens};
+pub use estimate::estimate_tokens;
 pub use form::inspect_form;
 pub use prompt::{Prompt, Runner};
 pub use tame::{Ready, prepare};
@@ -293,7 +293,12 @@ fn string(field: &Field<'_>) -> Result<String, BadPayload> {
 
 /// `null` is nothing said, as in Go.
 fn boolean(field: &Field<'_>) -> Result<Option<bool>, BadPayload> {
-    serde_json::from_str(field.value).map_err(|_| field.must_be("true or false"))
+    match field.value {
+        "true" => Ok(Some(true)),
+        "false" => Ok(Some(false)),
+        "null" => Ok(None),
+        _ => Err(field.must_be("true or false")),
+    }
 }
 
 #[cfg(test)]

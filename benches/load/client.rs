@@ -126,6 +126,8 @@ impl Wire {
 
     async fn any_head(&mut self, request: &[u8]) -> Result<usize> {
         self.stream.write_all(request).await?;
+        // of TLS a part may wait in memory
+        self.stream.flush().await?;
         self.bytes.clear();
         loop {
             if let Some(end) = memchr::memmem::find(&self.bytes, b"\r\n\r\n") {

@@ -89,16 +89,16 @@ struct Extent {
     few: u64,
     many: u64,
     pace: Pace,
-    /// No round begins later.
+    /// No round but the first begins later.
     time: Duration,
 }
 
 impl Extent {
     fn full() -> Self {
         let open: &[usize] = if machine::open_files() > 11_000 { &[1000, 5000] } else { &[1000] };
-        let pace = Pace { load: Duration::from_secs(4), firsts: 200, open };
-        let time = Duration::from_mins(7);
-        Self { rounds: 5, counts: 3, few: 2000, many: 4000, pace, time }
+        let pace = Pace { load: Duration::from_secs(3), firsts: 200, open };
+        let time = Duration::from_mins(15);
+        Self { rounds: 5, counts: 2, few: 2000, many: 4000, pace, time }
     }
 
     fn quick() -> Self {
@@ -117,7 +117,7 @@ fn compare(extent: &Extent) -> Result<()> {
     let mut peers: Vec<Peer> = Peer::ALL.into_iter().filter(|peer| peer.is_installed()).collect();
     let mut dice = machine::Dice::new();
     let mut rounds = 0;
-    while rounds < extent.rounds && begun.elapsed() < extent.time {
+    while rounds == 0 || (rounds < extent.rounds && begun.elapsed() < extent.time) {
         dice.shuffle(&mut peers);
         for peer in &peers {
             eprintln!("round {} of {}: {}", rounds + 1, extent.rounds, peer.name());
@@ -128,7 +128,7 @@ fn compare(extent: &Extent) -> Result<()> {
         rounds += 1;
     }
     let text = format!(
-        "{}`make bench` (all of it, some 10 minutes) or `make bench QUICK=1` (one short round) writes\n\
+        "{}`make bench` (all of it, some 20 minutes) or `make bench QUICK=1` (one short round) writes\n\
          this file. Proxies, backend and load share one machine; trust ratios more than numbers, and\n\
          instructions more than times.\n\n{} rounds, {} threads each, in {} s.\n\n{}",
         machine::heading("Load test"),

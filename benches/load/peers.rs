@@ -38,19 +38,25 @@ pub enum Peer {
     UsherSharing,
     /// Pingora, with TLS.
     BareTls,
+    /// nginx, with TLS.
+    NginxTls,
+    /// HAProxy, with TLS.
+    HaproxyTls,
     /// Usher, everything on, with TLS.
     UsherTls,
 }
 
 impl Peer {
     /// In the order in which tables show them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::Direct,
         Self::Bare,
         Self::Nginx,
         Self::Haproxy,
         Self::Usher,
         Self::BareTls,
+        Self::NginxTls,
+        Self::HaproxyTls,
         Self::UsherTls,
     ];
 
@@ -65,13 +71,15 @@ impl Peer {
             Self::UsherUnlimited => "Usher, no limits",
             Self::UsherSharing => "Usher, limits and Redis",
             Self::BareTls => "bare Pingora, TLS",
+            Self::NginxTls => "nginx, TLS",
+            Self::HaproxyTls => "HAProxy, TLS",
             Self::UsherTls => "Usher, TLS",
         }
     }
 
     /// Whether it speaks TLS with its clients.
     pub fn is_tls(self) -> bool {
-        matches!(self, Self::BareTls | Self::UsherTls)
+        matches!(self, Self::BareTls | Self::NginxTls | Self::HaproxyTls | Self::UsherTls)
     }
 
     /// What its numbers are multiples of; none for what is no proxy, and for Pingora itself.
@@ -80,15 +88,15 @@ impl Peer {
             Self::Direct | Self::Bare | Self::BareTls => None,
             Self::Nginx | Self::Haproxy | Self::Usher => Some(Self::Bare),
             Self::UsherUnlimited | Self::UsherSharing => Some(Self::Usher),
-            Self::UsherTls => Some(Self::BareTls),
+            Self::NginxTls | Self::HaproxyTls | Self::UsherTls => Some(Self::BareTls),
         }
     }
 
     /// Whether its program is here.
     pub fn is_installed(self) -> bool {
         match self {
-            Self::Nginx => version("nginx", "-v").is_some(),
-            Self::Haproxy => version("haproxy", "-v").is_some(),
+            Self::Nginx | Self::NginxTls => version("nginx", "-v").is_some(),
+            Self::Haproxy | Self::HaproxyTls => version("haproxy", "-v").is_some(),
             Self::UsherSharing => version("redis-server", "--version").is_some(),
             Self::Direct | Self::Bare | Self::BareTls => true,
             Self::Usher | Self::UsherUnlimited | Self::UsherTls => true,
@@ -163,8 +171,12 @@ impl Stage {
         let (command, key) = match peer {
             Peer::Direct => (None, "none".to_owned()),
             Peer::Bare | Peer::BareTls => (Some(self.bare(peer, address)?), "none".to_owned()),
-            Peer::Nginx => (Some(self.nginx(address)?), "bench-key".to_owned()),
-            Peer::Haproxy => (Some(self.haproxy(address)?), "bench-key".to_owned()),
+            Peer::Nginx | Peer::NginxTls => {
+                (Some(self.nginx(peer, address)?), "bench-key".to_owned())
+            }
+            Peer::Haproxy | Peer::HaproxyTls => {
+                (Some(self.haproxy(peer, address)?), "bench-key".to_owned())
+            }
             Peer::Usher | Peer::UsherUnlimited | Peer::UsherSharing | Peer::UsherTls => {
                 let (command, key) = self.usher(peer, address, !wrapper.is_empty())?;
                 (Some(command), key)
@@ -195,16 +207,23 @@ impl Stage {
         Ok(command)
     }
 
-    fn nginx(&self, address: SocketAddr) -> Result<Command> {
+    fn nginx(&self, peer: Peer, address: SocketAddr) -> Result<Command> {
         let servers: String =
             self.backends.iter().map(|backend| format!("server {backend};")).collect();
         let place = self.path("nginx");
         fs::create_dir_all(&place)?;
+        let (cert, key) = (show(&self.tls.cert), show(&self.tls.key));
+        let tls = match peer.is_tls() {
+            true => format!("ssl_certificate {cert}; ssl_certificate_key {key};"),
+            false => String::new(),
+        };
         let file = self.fill(
             "nginx.conf",
             include_str!("nginx.conf"),
             &[
                 ("ADDRESS", &address.to_string()),
+                ("SSL", if peer.is_tls() { "ssl" } else { "" }),
+                ("TLS", &tls),
                 ("THREADS", &self.threads.to_string()),
                 ("SERVERS", &servers),
                 ("PLACE", show(&place)),
@@ -215,14 +234,18 @@ impl Stage {
         Ok(command)
     }
 
-    fn haproxy(&self, address: SocketAddr) -> Result<Command> {
+    fn haproxy(&self, peer: Peer, address: SocketAddr) -> Result<Command> {
         let server = |(number, backend)| format!("  server s{number} {backend}\n");
         let servers: String = self.backends.iter().enumerate().map(server).collect();
+        let both = self.path("haproxy.pem");
+        fs::write(&both, [fs::read(&self.tls.cert)?, fs::read(&self.tls.key)?].concat())?;
+        let tls = if peer.is_tls() { format!("ssl crt {}", show(&both)) } else { String::new() };
         let file = self.fill(
             "haproxy.cfg",
             include_str!("haproxy.cfg"),
             &[
                 ("ADDRESS", &address.to_string()),
+                ("TLS", &tls),
                 ("THREADS", &self.threads.to_string()),
                 ("SERVERS", &servers),
             ],

@@ -34,10 +34,6 @@ pub async fn play(stage: &Stage, peer: Peer, pace: Pace, results: &mut Results) 
     scene.saturation().await?;
     scene.first_chunks().await?;
     scene.chunks().await?;
-    if peer.is_tls() {
-        // what TLS itself costs is seen by now
-        return tokio::task::block_in_place(|| running.stop());
-    }
     scene.steady().await?;
     for (clients, rate, cpu) in [
         (20, Metric::LargeRate20, Metric::LargeCpu20),

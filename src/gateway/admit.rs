@@ -98,7 +98,7 @@ pub(super) async fn admit(
             let model = ready.payload.model.unwrap_or_default();
             let wanted = Destination { model, web_search: ready.payload.web_search };
             name_model(ctx, &permit, &wanted)?;
-            quota::reserve(gateway, ctx, inference).await?;
+            quota::reserve(gateway, ctx, &work).await?;
             patience::begin(session, ctx, inference)
                 .map_err(|error| Refusal::internal(error.to_string()))?;
             seating::take_seat(gateway, session, ctx, (&permit, work)).await?;

@@ -6,11 +6,11 @@
 //! attempt with `end = true`, and that is where [`super::Gateway`] puts the kept bytes in place of
 //! the tail. This module alone knows of that buffer.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ahash::HashMap;
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use pingora::protocols::http::ServerSession;

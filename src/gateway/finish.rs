@@ -165,16 +165,23 @@ fn write_line(session: &Session, error: Option<&Error>, ctx: &Ctx, status: u16) 
 /// Why it sat where it sat: each instance that there was, with the seconds to the first token that
 /// were expected of it, and what they were made of.
 fn seats(ctx: &Ctx) -> Option<String> {
-    use std::fmt::Write as _;
     let mut text = String::with_capacity(32 * ctx.candidates.len());
+    let mut digits = itoa::Buffer::new();
     for it in &ctx.candidates {
         let name = ctx.fleet.get(it.instance).map_or("?", |instance| &instance.config.name);
-        let space = if text.is_empty() { "" } else { " " };
-        // writing into memory cannot fail
-        let _ = write!(text, "{space}{name}={:.3}", it.seconds());
-        for (what, part) in [("load", it.load), ("wait", it.wait)] {
+        if !text.is_empty() {
+            text.push(' ');
+        }
+        text.push_str(name);
+        text.push('=');
+        let millis = (it.seconds() * 1000.0).round() as u64;
+        text.push_str(digits.format(millis / 1000));
+        text.push('.');
+        // a thousand more makes three digits, zeros in front included
+        text.push_str(digits.format(millis % 1000 + 1000).get(1..).unwrap_or_default());
+        for (what, part) in [("+load", it.load), ("+wait", it.wait)] {
             if part > 0.0 {
-                let _ = write!(text, "+{what}");
+                text.push_str(what);
             }
         }
     }

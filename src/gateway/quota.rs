@@ -4,7 +4,6 @@
 //! goes back before the refusal is written, so that who comes again at once finds it there; tokens
 //! are settled by what the instance says, or by what was seen to pass where it cannot say it.
 
-use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use http::{HeaderName, HeaderValue};
@@ -15,10 +14,10 @@ use super::Gateway;
 use super::admit;
 use super::ctx::Ctx;
 use super::refusal::Refusal;
+use super::seating::Work;
 use crate::auth::Principal;
 use crate::limit::{Bounds, Claim, Limited, Limits, Standing, What};
-use crate::payload;
-use crate::route::{Action, Inference, Route, StreamFormat};
+use crate::route::{Action, Route};
 use crate::telemetry::security_log::SecurityEvent;
 
 /// A wait that is longer is not worth waiting for: SDKs are told to give up.
@@ -78,23 +77,14 @@ pub(super) async fn count(gateway: &Gateway, ctx: &mut Ctx, route: &Route) -> Re
 }
 
 /// Sets tokens aside for a request whose body was read and whose model is known.
-pub(super) async fn reserve(
-    gateway: &Gateway,
-    ctx: &mut Ctx,
-    inference: Inference,
-) -> Result<(), Refusal> {
+pub(super) async fn reserve(gateway: &Gateway, ctx: &mut Ctx, work: &Work) -> Result<(), Refusal> {
     let bounds = bounds(ctx, What::Tokens);
-    // who has no limit in tokens is not made to pay for their estimate
-    let (false, Some(model)) = (bounds.is_empty(), ctx.model.clone()) else { return Ok(()) };
-    let body = ctx.body.clone().unwrap_or_default();
-    let expected = admit::look_at(body, |body| Ok(payload::expect_tokens(body))).await?;
-    let most = match inference.stream {
-        // embeddings and transcripts have no tokens to generate
-        StreamFormat::Never => Some(0),
-        _ => expected.most_output,
-    };
-    ctx.quota.estimate = expected.prompt;
-    let amount = gateway.limits.expect(model.key(), expected.prompt, most);
+    if bounds.is_empty() {
+        return Ok(());
+    }
+    let Some(model) = &ctx.model else { return Ok(()) };
+    ctx.quota.estimate = work.prompt_tokens();
+    let amount = gateway.limits.expect(model.key(), ctx.quota.estimate, work.most_output());
     match gateway.limits.take(&bounds, amount).await {
         Ok(claim) => {
             ctx.quota.tokens_stand = claim.as_ref().and_then(Claim::standing);
@@ -224,19 +214,24 @@ fn show(duration: Duration) -> String {
     if millis == 0 {
         return "0s".to_owned();
     }
+    let mut out = String::with_capacity(16);
+    let mut digits = itoa::Buffer::new();
+    let mut put = |number: u128, unit| {
+        out.push_str(digits.format(number));
+        out.push_str(unit);
+    };
     if millis < 1000 {
-        return format!("{millis}ms");
+        put(millis, "ms");
+        return out;
     }
     let seconds = millis.div_ceil(1000);
-    let (hours, minutes) = (seconds / 3600, seconds / 60 % 60);
-    let mut out = String::with_capacity(12);
-    if hours > 0 {
-        let _ = write!(out, "{hours}h");
+    if seconds >= 3600 {
+        put(seconds / 3600, "h");
     }
     if seconds >= 60 {
-        let _ = write!(out, "{minutes}m");
+        put(seconds / 60 % 60, "m");
     }
-    let _ = write!(out, "{}s", seconds % 60);
+    put(seconds % 60, "s");
     out
 }
 

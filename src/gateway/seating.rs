@@ -65,6 +65,17 @@ impl Work {
             warming: Warming::new(embeds, payload.runner_options(), payload.keeps_all()),
         }
     }
+
+    /// About how many tokens its prompt has: one for every four bytes of text, and as many for
+    /// each picture or file as it costs whatever its size.
+    pub(super) fn prompt_tokens(&self) -> u64 {
+        self.prompt.tokens
+    }
+
+    /// The most tokens that its answer may have, if the request says.
+    pub(super) fn most_output(&self) -> Option<u64> {
+        self.most_output
+    }
 }
 
 /// Waits for a seat.

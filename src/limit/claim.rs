@@ -54,6 +54,10 @@ impl Claim {
     }
 
     fn end(&mut self, used: [u64; MOST]) {
+        // dropped after its end there is nothing left to do
+        if self.parts.iter().all(Option::is_none) {
+            return;
+        }
         let now = self.limits.now();
         for (part, used) in self.parts.iter_mut().zip(used) {
             if let Some((bound, taken)) = part.take() {

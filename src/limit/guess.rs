@@ -1,7 +1,8 @@
 //! How many tokens an answer will have: what answers of its model had lately.
 
-use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use ahash::RandomState;
 
 use crate::model::ModelKey;
 
@@ -16,7 +17,10 @@ const INERTIA: u64 = 8;
 
 /// What was learnt of each model, in cells without locks. A fact that is lost when two answers end
 /// at once is missed by nobody.
-pub(super) struct Guesses(Vec<AtomicU64>);
+pub(super) struct Guesses {
+    cells: Vec<AtomicU64>,
+    hashes: RandomState,
+}
 
 /// What is believed of a model.
 #[derive(Clone, Copy)]
@@ -27,7 +31,8 @@ struct Belief {
 
 impl Default for Guesses {
     fn default() -> Self {
-        Self(std::iter::repeat_with(AtomicU64::default).take(CELLS).collect())
+        let cells = std::iter::repeat_with(AtomicU64::default).take(CELLS).collect();
+        Self { cells, hashes: RandomState::with_seeds(1, 2, 3, 4) }
     }
 }
 
@@ -56,8 +61,8 @@ impl Guesses {
     }
 
     fn cell(&self, model: &ModelKey) -> Option<&AtomicU64> {
-        let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(model);
-        self.0.get(usize::try_from(hash % CELLS as u64).unwrap_or_default())
+        let hash = self.hashes.hash_one(model);
+        self.cells.get(usize::try_from(hash % CELLS as u64).unwrap_or_default())
     }
 }
 

@@ -1,7 +1,6 @@
 //! Quotas in the memory of this process.
 
-use std::collections::HashMap;
-
+use ahash::HashMap;
 use parking_lot::Mutex;
 
 use super::quota::Meter;

@@ -58,59 +58,6 @@ pub fn estimate_tokens(body: &[u8]) -> Result<u64, BadPayload> {
     Ok(tally.tokens() + messages * TOKENS_PER_MESSAGE)
 }
 
-/// What a request will cost in tokens, as far as its body tells.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Expected {
-    /// Tokens of the prompt.
-    pub prompt: u64,
-    /// The most that the answer may have, if the client says so.
-    pub most_output: Option<u64>,
-}
-
-/// Estimates what the body of any inference route will cost: one token for every four bytes of
-/// text, and 1,600 for every picture or file, whatever the dialect calls them. Of what is no JSON,
-/// such as a form with a recording, nothing can be said.
-pub fn expect_tokens(body: &[u8]) -> Expected {
-    let mut expected = Expected::default();
-    let mut tally = Tally::default();
-    let read = walk::object(body).and_then(|text| {
-        walk::each_field(text, |field| {
-            match &*field.name {
-                "messages" | "prompt" | "input" | "system" | "suffix" | "instructions" => {
-                    tally.add(field.value)?;
-                }
-                "images" => tally.add_images(field.value),
-                "tools" if field.value != "null" => tally.bytes += field.value.len() as u64,
-                "max_tokens" | "max_completion_tokens" | "max_output_tokens" => {
-                    expected.limit_output(field.value);
-                }
-                "options" if field.starts_with('{', "an object").is_ok() => {
-                    walk::each_field(field.value, |option| {
-                        if option.name == "num_predict" {
-                            expected.limit_output(option.value);
-                        }
-                        Ok(())
-                    })?;
-                }
-                _ => {}
-            }
-            Ok(())
-        })
-    });
-    // a body that got here was read before; what could not be read counts as far as it was
-    let _ = read;
-    Expected { prompt: tally.tokens(), ..expected }
-}
-
-impl Expected {
-    /// Ollama takes a number below nought for "no limit", like none at all.
-    fn limit_output(&mut self, value: &str) {
-        if let Ok(most) = value.parse::<u64>() {
-            self.most_output = Some(self.most_output.map_or(most, |before| before.min(most)));
-        }
-    }
-}
-
 #[derive(Default)]
 struct Tally {
     bytes: u64,
@@ -239,45 +186,4 @@ enum Key {
     Label,
     #[serde(other)]
     Other,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_cost_of_a_request_is_estimated_in_every_dialect() {
-        let expect = |body: &str| expect_tokens(body.as_bytes());
-        let prompt = |body: &str| expect(body).prompt;
-        assert_eq!(prompt(r#"{"model":"m","prompt":"12345678","suffix":"1234"}"#), 3);
-        assert_eq!(prompt(r#"{"input":["1234","5678"]}"#), 2);
-        assert_eq!(
-            prompt(r#"{"instructions":"1234","input":[{"role":"user","content":"1234"}]}"#),
-            2
-        );
-        assert_eq!(prompt(r#"{"messages":[{"role":"user","content":"12345"}]}"#), 2);
-        let data = "A".repeat(100_000);
-        let pictures = [
-            format!(r#"{{"prompt":"1234","images":["{data}"]}}"#),
-            format!(r#"{{"messages":[{{"role":"user","content":"1234","images":["{data}"]}}]}}"#),
-            format!(
-                r#"{{"messages":[{{"content":[{{"type":"text","text":"1234"}},
-                {{"type":"image_url","image_url":{{"url":"data:image/png;base64,{data}"}}}}]}}]}}"#
-            ),
-        ];
-        for body in pictures {
-            assert_eq!(prompt(&body), 1601, "a picture costs the same however large");
-        }
-        for (body, most) in [
-            (r#"{"max_tokens":64}"#, Some(64)),
-            (r#"{"max_completion_tokens":9,"max_tokens":64}"#, Some(9)),
-            (r#"{"max_output_tokens":7}"#, Some(7)),
-            (r#"{"options":{"num_predict":5,"seed":1}}"#, Some(5)),
-            (r#"{"options":{"num_predict":-1},"max_tokens":null}"#, None),
-            (r#"{"images":null,"options":"none","tools":null}"#, None),
-            ("no json", None),
-        ] {
-            assert_eq!(expect(body).most_output, most, "{body}");
-        }
-    }
 }

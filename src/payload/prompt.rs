@@ -133,6 +133,11 @@ impl Gist {
                 self.preface ^= hash(hash(3, field.name.as_bytes()), field.value.as_bytes());
                 self.preface_tokens += tokens_of(field.value.len());
             }
+            // beside a prompt that is no list of messages, and read before it
+            "images" => {
+                self.preface ^= hash(hash(3, field.name.as_bytes()), field.value.as_bytes());
+                each_element(field.value, |_, _| self.preface_tokens += TOKENS_PER_FILE);
+            }
             "options" => self.read_options(field.value),
             "shift" => self.keeps_all = field.value == "false",
             "max_tokens" | "max_output_tokens" | "max_completion_tokens" => {
@@ -221,8 +226,9 @@ impl Gist {
     }
 
     fn limit(&mut self, value: &str) {
+        // of several the one that is reached first counts
         if let Ok(limit) = value.parse::<u64>() {
-            self.most_output = Some(limit);
+            self.most_output = Some(self.most_output.map_or(limit, |before| before.min(limit)));
         }
     }
 
@@ -383,6 +389,9 @@ mod tests {
         let body = format!(r#"{{"messages":[{{"content":"what is it","images":["{picture}"]}}]}}"#);
         let tokens = prompt(&body).tokens;
         assert!((TOKENS_PER_FILE..TOKENS_PER_FILE + 100).contains(&tokens), "{tokens}");
+        let beside = format!(r#"{{"prompt":"what is it","images":["{picture}","{picture}"]}}"#);
+        assert_eq!(prompt(&beside).tokens, 2 * TOKENS_PER_FILE + 3);
+        assert_eq!(prompt(r#"{"prompt":"what is it","images":null}"#).tokens, 3);
     }
 
     #[test]
@@ -406,6 +415,7 @@ mod tests {
         assert_eq!(most(r#"{"options":{"num_predict":9}}"#), Some(9));
         assert_eq!(most(r#"{"options":{"num_predict":-1}}"#), None);
         assert_eq!(most(r#"{"max_tokens":7}"#), Some(7));
+        assert_eq!(most(r#"{"max_completion_tokens":9,"max_tokens":64}"#), Some(9));
         let tie = |body: &str| prompt(body).tie;
         assert_eq!(tie(r#"{"prompt_cache_key":"a"}"#), tie(r#"{"metadata":{"user_id":"a"}}"#));
         assert_eq!(tie(r#"{"metadata":{"other":"a"}}"#), None);

@@ -14,10 +14,12 @@
 mod line;
 mod share;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound::{Included, Unbounded};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use ahash::{HashMap, HashMapExt};
 
 use super::wish::{Class, Payer, Wish};
 use crate::model::ModelKey;

@@ -2,8 +2,9 @@
 
 mod model;
 
-use std::collections::HashMap;
 use std::time::{Duration, Instant};
+
+use ahash::{HashMap, HashMapExt};
 
 use super::breaker::{Breaker, State};
 use super::learn::Disk;

@@ -6,11 +6,12 @@
 //! While the store is away the sums wait for it, up to a number of them. What was written and got no
 //! answer is written again as the same batch, by which the store knows that it has it already.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use ahash::HashMap;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use parking_lot::Mutex;

@@ -64,6 +64,10 @@ impl Office {
         let answer = request.send();
         assert_eq!(answer.status, status, "{method} {path} {body:?}: {}", answer.text());
         assert_eq!(answer.header("cache-control"), Some("no-store"), "{method} {path}");
+        if status < 400 {
+            assert_eq!(answer.header("x-content-type-options"), Some("nosniff"), "{method} {path}");
+        }
+        assert_eq!(answer.header("set-cookie"), None, "nobody is known by a cookie");
         self.document.holds(method, path, &answer);
         if status == 204 {
             assert!(answer.body.is_empty() && answer.header("content-length").is_none());

@@ -2,8 +2,10 @@
 
 mod lane;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::ops::Bound::{Excluded, Unbounded};
+
+use ahash::HashMap;
 
 use super::{Head, Place, Stamp, Waiting};
 use lane::Lane;

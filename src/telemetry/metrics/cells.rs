@@ -1,9 +1,9 @@
 //! The counters that requests touch, found without looking names up in a registry.
 
-use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use ahash::HashMap;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec};

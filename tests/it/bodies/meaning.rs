@@ -77,7 +77,17 @@ fn encoded_bodies_are_refused_unread() {
     let sim = sim().args(&["--speed", "1000"]).start();
     let gateway = gateway().upstream("a", &sim.url()).start();
     for coding in ["zstd", "gzip", "br", "deflate", "gzip, identity", "x"] {
-        for path in ["/api/chat", "/v1/chat/completions", "/v1/responses"] {
+        for path in [
+            "/api/chat",
+            "/v1/chat/completions",
+            "/v1/responses",
+            "/v1/messages/count_tokens",
+            "/api/show",
+            "/api/pull",
+            "/api/create",
+            "/auth/logout",
+            "/admin/users",
+        ] {
             let request = gateway.request("POST", path).key(gateway.key("admin"));
             let answer = request.header("Content-Encoding", coding).body([0x28; 300]).send();
             assert_eq!(answer.status, 415, "{coding}: {}", answer.text());

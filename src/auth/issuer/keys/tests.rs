@@ -1,4 +1,5 @@
 mod bounds;
+mod forms;
 
 use std::fs;
 
