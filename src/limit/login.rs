@@ -8,7 +8,7 @@
 //! limit at their seam. It is touched under a lock, because two threads that begin a new window at
 //! once would lose what both had counted.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -46,12 +46,26 @@ pub trait SharedAttempts: Send + Sync + 'static {
 pub struct Attempts {
     here: LoginLimit,
     everywhere: Option<Arc<dyn SharedAttempts>>,
+    /// Allowed here, and not yet by the others.
+    asked: Mutex<HashSet<(IpAddr, Instant)>>,
+}
+
+/// An attempt that others are asked about, however the asking ends.
+struct Asked<'a> {
+    attempts: &'a Attempts,
+    attempt: (IpAddr, Instant),
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        self.attempts.asked.lock().remove(&self.attempt);
+    }
 }
 
 impl Attempts {
     /// Counts together with other gateways.
     pub fn shared(everywhere: Arc<dyn SharedAttempts>) -> Self {
-        Self { here: LoginLimit::default(), everywhere: Some(everywhere) }
+        Self { everywhere: Some(everywhere), ..Self::default() }
     }
 
     /// Counts an attempt from this address (of a network, where clients own networks).
@@ -60,13 +74,24 @@ impl Attempts {
     /// The time after which the next attempt may be allowed; this one is not counted.
     pub async fn attempt(&self, from: IpAddr, limit: Rate, now: Instant) -> Result<(), Duration> {
         // the floor that holds whatever others say, or do not
-        let own = self.here.attempt(from, limit, now)?;
+        let mut own = self.here.attempt(from, limit, now)?;
         let Some(everywhere) = &self.everywhere else { return Ok(()) };
+        let asked = self.ask(from, now);
+        // those that others may still refuse are not told of as allowed
+        let pending = self.asked.lock();
+        own.retain(|at| *at == now || !pending.contains(&(from, *at)));
+        drop(pending);
         let answer = everywhere.attempt(from, limit, &own).await.unwrap_or(Ok(()));
         if answer.is_err() {
             self.here.withdraw(from, now);
         }
+        drop(asked);
         answer
+    }
+
+    fn ask(&self, from: IpAddr, at: Instant) -> Asked<'_> {
+        self.asked.lock().insert((from, at));
+        Asked { attempts: self, attempt: (from, at) }
     }
 }
 

@@ -16,7 +16,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("payload", &["config", "model", "route"]),
     ("policy", &["auth", "config", "model", "route"]),
     ("route", &["config"]),
-    ("store", &["auth", "config", "limit", "usage"]),
+    ("store", &["auth", "config", "limit", "scheduler", "usage"]),
 ];
 
 #[test]

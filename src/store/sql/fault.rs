@@ -92,12 +92,12 @@ impl Faults {
     /// What `error` means, and what to do about it where that is known.
     pub(super) fn explain(&self, error: &sqlx::Error) -> StoreError {
         let name = &self.name;
-        if is_undone(error) {
-            self.doubt.cast_at_once();
-        }
         StoreError::Unavailable(match error {
             sqlx::Error::PoolTimedOut => return self.silence(),
             error if is_standby(error) => return self.standby(),
+            sqlx::Error::Database(fault) if fault.message().contains("no encryption") => {
+                format!("{name} wants TLS: add sslmode=verify-full to its URL")
+            }
             sqlx::Error::Database(fault) => match fault.code().as_deref().and_then(meaning) {
                 Some(meaning) => {
                     // it may have been made a standby since it was connected to
@@ -159,15 +159,6 @@ fn distrust(text: &str) -> Option<&'static str> {
         ("No such file", "cannot be asked: there is no file where its URL's sslrootcert says"),
     ];
     known.iter().find(|(word, _)| text.contains(word)).map(|(_, meaning)| *meaning)
-}
-
-/// Whether SQLite may have ended the transaction by itself, of which the connection's own count does
-/// not know: it could never begin another.
-fn is_undone(error: &sqlx::Error) -> bool {
-    let code = error.as_database_error().and_then(|fault| fault.code());
-    let result = code.as_deref().and_then(sqlite_result);
-    let lost_count = matches!(error, sqlx::Error::InvalidSavePointStatement);
-    lost_count || matches!(result, Some(7 | 9 | 10 | 11 | 13))
 }
 
 /// Whether SQLite says that somebody else is at it.

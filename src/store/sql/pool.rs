@@ -47,11 +47,6 @@ impl Doubt {
         }
     }
 
-    /// The same, however lately: for what would be of no use for good, and costs little to make.
-    pub(super) fn cast_at_once(&self) {
-        *self.0.cast.lock() = Some(Instant::now());
-    }
-
     /// For the length of a question: whoever gives it up has a doubt, and the connection on which
     /// it was asked must not be waited for when it is put back.
     pub(super) fn unless_answered(&self) -> Asking<'_> {
@@ -129,7 +124,9 @@ async fn is_good(
     doubt: &Doubt,
     dialect: Dialect,
 ) -> bool {
-    if doubt.hits(of.age) {
+    // SQLite ends a transaction by itself when the disk fails it, which this crate never hears of:
+    // a connection that counts one still could never begin another
+    if doubt.hits(of.age) || connection.is_in_transaction() {
         return false;
     }
     // a file does not hang up

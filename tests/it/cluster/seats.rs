@@ -153,7 +153,8 @@ fn without_redis_each_gateway_gives_what_a_user_may_hold_and_with_it_again_both_
     });
     first.leave();
     pair.until_at_work(1);
-    let third = pair.hold(0);
+    let body = question(100_000);
+    let third = pair.gateways[0].post("/api/chat", &body).key(pair.key()).start();
     let waits = || pair.gateways[0].get("/admin/upstreams").key(pair.gateways[0].key("admin"));
     eventually("it waits, though its own gateway serves nobody", || {
         waits().send().text().contains(r#""waiting":1"#)
@@ -162,5 +163,5 @@ fn without_redis_each_gateway_gives_what_a_user_may_hold_and_with_it_again_both_
     second.leave();
     pair.until_at_work(1);
     eventually("now it is served", || waits().send().text().contains(r#""waiting":0"#));
-    third.leave();
+    drop(third);
 }
