@@ -78,9 +78,10 @@ impl Attempts {
         let Some(everywhere) = &self.everywhere else { return Ok(()) };
         let asked = self.ask(from, now);
         // those that others may still refuse are not told of as allowed
-        let pending = self.asked.lock();
-        own.retain(|at| *at == now || !pending.contains(&(from, *at)));
-        drop(pending);
+        {
+            let pending = self.asked.lock();
+            own.retain(|at| *at == now || !pending.contains(&(from, *at)));
+        }
         let answer = everywhere.attempt(from, limit, &own).await.unwrap_or(Ok(()));
         if answer.is_err() {
             self.here.withdraw(from, now);
