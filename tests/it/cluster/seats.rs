@@ -147,12 +147,15 @@ fn without_redis_each_gateway_gives_what_a_user_may_hold_and_with_it_again_both_
     pair.until_at_work(2);
     pair.redis.restart();
     pair.gateways.iter().for_each(until_shared);
-    eventually("each has told what it holds", || {
+    let told = |holders: &str| {
         let names = pair.redis.names("usher:1:*:seats:user:*");
-        names.first().is_some_and(|name| pair.redis.ask(&["HLEN", name]) == "2")
-    });
+        names.first().is_some_and(|name| pair.redis.ask(&["HLEN", name]) == holders)
+    };
+    eventually("each has told what it holds", || told("2"));
     first.leave();
     pair.until_at_work(1);
+    // what it was given while it was alone it keeps until it has told that it holds it no more
+    eventually("the place has gone back", || told("1"));
     let body = question(100_000);
     let third = pair.gateways[0].post("/api/chat", &body).key(pair.key()).start();
     let waits = || pair.gateways[0].get("/admin/upstreams").key(pair.gateways[0].key("admin"));

@@ -244,9 +244,13 @@ fn a_host_decides_nothing() {
     for host in ["localhost/#@x", "a?b", "user@usher"] {
         assert_refused(&gateway, &ask(host, &admin), &[400, 421], host);
     }
-    for host in ["localhost", "127.0.0.1:11434", "evil.example"] {
+    for host in ["localhost", "127.0.0.1:11434", "ollama"] {
         assert_refused(&gateway, &ask(host, ""), &[401], host);
         assert_eq!(ask(host, &admin).status, 200, "{host}");
+    }
+    for credential in ["", &admin] {
+        // a name that a page of anybody's may have
+        assert_refused(&gateway, &ask("evil.example", credential), &[421], credential);
     }
     assert_eq!(beside_probes(&sim).len(), 0);
 }
