@@ -32,7 +32,7 @@ use tokio::sync::{mpsc, oneshot};
 
 pub use self::core::{InstanceView, LineView, ModelView, Outlook, Reason, WaiterView};
 pub use self::learn::Report;
-pub use self::permits::{Call, Has, Told};
+pub use self::permits::{Call, Has, Holder, Told};
 pub use self::placement::Candidate;
 pub use self::seat::{Load, Outcome, Seat, Ticket};
 pub use self::wish::{Full, Nowhere, Payer, Refused, Surface, Wish};
@@ -140,30 +140,36 @@ impl<L: Lock> Scheduler<L> {
         receiver
     }
 
-    /// What this gateway has of a user's seats, and how many more would be of use.
-    pub fn has(&self, user: i64) -> Option<Has> {
-        self.desk.with(|desk| desk.core.has(user))
+    /// What this gateway has of somebody's seats, and how many more would be of use.
+    pub fn has(&self, holder: Holder) -> Option<Has> {
+        self.desk.with(|desk| desk.core.has(holder))
     }
 
-    /// The other gateways were told of a user. Returns whether some seats that were idle here are
+    /// The other gateways were told of somebody. Returns whether some seats that were idle here are
     /// no longer ours.
-    pub fn granted(&self, user: i64, told: Told) -> bool {
-        self.change(|desk, now| desk.core.granted(user, told, now))
+    pub fn granted(&self, holder: Holder, told: Told) -> bool {
+        self.change(|desk, now| desk.core.granted(holder, told, now))
     }
 
-    /// Another gateway wants some of a user's seats. Returns whether some were idle here, which
+    /// Another gateway wants some of somebody's seats. Returns whether some were idle here, which
     /// then are no longer ours.
-    pub fn recall(&self, user: i64) -> bool {
-        self.change(|desk, now| desk.core.recall(user, now))
+    pub fn recall(&self, holder: Holder) -> bool {
+        self.change(|desk, now| desk.core.recall(holder, now))
     }
 
-    /// Users of whom the other gateways should be told.
-    pub fn due(&self) -> Vec<i64> {
+    /// Of whom the other gateways should be told.
+    pub fn due(&self) -> Vec<Holder> {
         self.change(|desk, now| desk.core.due(now))
     }
 
-    /// Users of whose seats this gateway has some.
-    pub fn holders(&self) -> Vec<i64> {
+    /// What the other gateways were told before this moment may have been forgotten. Returns of whom they should be
+    /// told anew.
+    pub fn doubt(&self, before: Instant) -> Vec<Holder> {
+        self.change(|desk, now| desk.core.doubt(before, now))
+    }
+
+    /// Of whose seats this gateway has some.
+    pub fn holders(&self) -> Vec<Holder> {
         self.desk.with(|desk| desk.core.holders())
     }
 

@@ -16,7 +16,7 @@ use self::dispatch::Cursor;
 use super::Outcome;
 use super::breaker::Epoch;
 use super::learn::Report;
-use super::permits::Permits;
+use super::permits::{Holder, Permits};
 use super::placement::Candidate;
 use super::queue::{Queue, Waiting};
 use super::station::Station;
@@ -181,8 +181,8 @@ impl Core {
         }
         // a request that comes back from a failed instance keeps its place, and waits if it must
         let returns = wish.number.is_some();
-        let (user, most, deadline) = (wish.payer.user, wish.concurrency, wish.deadline);
-        let room = self.room_for(user);
+        let (bounds, deadline) = (wish.bounds(), wish.deadline);
+        let room = self.room_for(wish.payer.user);
         self.queue.push(number, Waiting { wish, since: now, declined: None }, now);
         self.dispatch(now);
         if let Some(at) = self.given.iter().position(|(other, _)| *other == number) {
@@ -190,7 +190,7 @@ impl Core {
             return Ok(Admitted::Seated(number, claim));
         }
         // what other gateways are asked for comes within a moment, or is refused by them
-        let returns = returns || self.is_asked_for(user, most);
+        let returns = returns || self.is_asked_for(&bounds);
         let late = || deadline.is_some_and(|deadline| self.is_late(number, deadline, now));
         let refused = match room {
             _ if returns => Ok(()),
@@ -219,7 +219,7 @@ impl Core {
         if self.queue.len() >= self.capacity {
             return Err(Full::Box);
         }
-        let waiting = self.queue.waiting_of(user);
+        let waiting = self.queue.waiting_of(Holder { user, key: None });
         if waiting >= self.capacity_per_user { Err(Full::User) } else { Ok(()) }
     }
 
@@ -284,8 +284,7 @@ impl Core {
         self.study(claim, ending, held);
         let tokens = self.cost(claim, ending, held) - claim.charged;
         self.queue.settle(claim.payer, tokens, claim.since);
-        let held = self.queue.held_by_user(claim.payer.user);
-        self.permits.used(claim.payer.user, held, now);
+        self.count_permits(claim.payer, now);
         self.unseat(claim, ending.outcome, now);
         self.abandon_loads();
         self.dispatch(now);

@@ -1,7 +1,7 @@
-//! How many of a user's seats this gateway may give, where several share what a user may hold.
+//! How many of somebody's seats this gateway may give, where several share what one may hold.
 //!
-//! A *permit* is the right to one seat. All gateways together give out as many to a user as the
-//! user may hold; each keeps those that it was given, also while the seat is free, so that whoever
+//! A *permit* is the right to one seat. All gateways together give out as many to a user, or to a key
+//! with a limit of its own, as they may hold; each keeps those that it was given, also while the seat is free, so that whoever
 //! comes again asks nobody. What lies idle goes back when another gateway wants it, or after a
 //! while. Here is one gateway's side of that; time is an argument.
 
@@ -14,33 +14,44 @@ const KEEP: Duration = Duration::from_secs(10);
 pub(super) const RENEW: Duration = Duration::from_secs(3);
 /// So long another gateway's wish is remembered: it repeats what it still wants.
 const WANTED: Duration = Duration::from_secs(1);
+/// Within this time after the memory that all share was lost, every gateway has told anew.
+const DOUBT: Duration = RENEW.saturating_add(Duration::from_secs(1));
+
+/// Who may hold so many seats and no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Holder {
+    /// The user.
+    pub user: i64,
+    /// One of the user's keys, by itself; `None` is all that the user holds.
+    pub key: Option<i64>,
+}
 
 /// The permits of this gateway.
 #[derive(Debug, Default)]
 pub(super) struct Permits {
-    /// Without others every user may hold what they may hold.
+    /// Without others everybody may hold what they may hold.
     shared: bool,
-    users: HashMap<i64, Permit>,
+    holders: HashMap<Holder, Permit>,
     calls: Vec<Call>,
 }
 
 /// What the others should hear of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Call {
-    /// This user could be seated now, had we a permit more.
-    Lacks(i64),
-    /// We hold fewer of this user's permits than we did, and another wants them.
-    Returned(i64),
+    /// Somebody could be seated now, had we a permit more.
+    Lacks(Holder),
+    /// We hold fewer of somebody's permits than we did, and another wants them.
+    Returned(Holder),
 }
 
-/// What this gateway has of a user's seats.
+/// What this gateway has of a holder's seats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Has {
     /// Permits, for seats that are taken and for some that are free.
     pub permits: u32,
     /// More of them that would be of use now.
     pub wanted: u32,
-    /// Seats that the user may hold at all gateways.
+    /// Seats that may be held at all gateways.
     pub limit: u32,
 }
 
@@ -51,22 +62,28 @@ pub struct Told {
     pub permits: u32,
     /// What they granted.
     pub more: u32,
-    /// Whether all gateways together have more than the user may hold.
+    /// Whether all gateways together have more than may be held.
     pub in_excess: bool,
+    /// Whether there was an answer.
+    pub answered: bool,
 }
 
 #[derive(Debug)]
 struct Permit {
     /// Never fewer than the seats that are taken.
     granted: u32,
-    /// What the user may hold, as the latest request had it.
+    /// What may be held, as the latest request had it.
     limit: u32,
     /// Whether more was asked for, and nothing has come of it yet.
     asked: bool,
     used: Instant,
     told: Option<Instant>,
+    /// When others last heard of it for certain.
+    known: Option<Instant>,
     /// When another gateway last wanted some.
     recalled: Option<Instant>,
+    /// When it was learnt that the others may not know of these.
+    forgotten: Option<Instant>,
     /// All gateways have more than the limit, as after a time without Redis.
     in_excess: bool,
 }
@@ -77,65 +94,69 @@ impl Permits {
         self.shared = true;
     }
 
-    /// Whether a user who holds so many seats may have one more, as far as permits go.
-    pub(super) fn allow(&self, user: i64, held: u32) -> bool {
-        !self.shared || self.users.get(&user).is_some_and(|permit| held < permit.granted)
+    /// Whether one who holds so many seats may have one more, as far as permits go.
+    pub(super) fn allow(&self, holder: Holder, held: u32) -> bool {
+        !self.shared || self.holders.get(&holder).is_some_and(|permit| held < permit.granted)
     }
 
-    /// Whether more was asked for on behalf of this user.
-    pub(super) fn is_asked(&self, user: i64) -> bool {
-        self.users.get(&user).is_some_and(|permit| permit.asked)
+    /// Whether more was asked for on their behalf.
+    pub(super) fn is_asked(&self, holder: Holder) -> bool {
+        self.holders.get(&holder).is_some_and(|permit| permit.asked)
     }
 
-    /// This user could be seated, but for a permit.
-    pub(super) fn lack(&mut self, user: i64, limit: u32, now: Instant) {
-        let permit = self.users.entry(user).or_insert_with(|| Permit::new(now));
+    /// They could be seated, but for a permit.
+    pub(super) fn lack(&mut self, holder: Holder, limit: u32, now: Instant) {
+        let permit = self.holders.entry(holder).or_insert_with(|| Permit::new(now));
         permit.limit = limit;
         if !std::mem::replace(&mut permit.asked, true) {
-            self.calls.push(Call::Lacks(user));
+            self.calls.push(Call::Lacks(holder));
         }
     }
 
     /// What was asked for came, or at least some of it.
-    pub(super) fn grant(&mut self, user: i64, more: u32, now: Instant) {
-        let permit = self.users.entry(user).or_insert_with(|| Permit::new(now));
+    pub(super) fn grant(&mut self, holder: Holder, more: u32, now: Instant) {
+        let permit = self.holders.entry(holder).or_insert_with(|| Permit::new(now));
         permit.granted = permit.granted.saturating_add(more);
         permit.used = now;
         permit.asked = false;
     }
 
     /// Nobody waits any more for what was asked for.
-    pub(super) fn ask_no_more(&mut self, user: i64) {
-        if let Some(permit) = self.users.get_mut(&user) {
+    pub(super) fn ask_no_more(&mut self, holder: Holder) {
+        if let Some(permit) = self.holders.get_mut(&holder) {
             permit.asked = false;
         }
     }
 
-    /// A seat was taken or freed; the user holds so many now.
-    pub(super) fn used(&mut self, user: i64, held: u32, now: Instant) {
-        let Some(permit) = self.users.get_mut(&user) else { return };
+    /// A seat was taken or freed; so many are held now.
+    pub(super) fn used(&mut self, holder: Holder, held: u32, now: Instant) {
+        let is_since = |at: Option<Instant>, time| {
+            at.is_some_and(|at| now.saturating_duration_since(at) < time)
+        };
+        let Some(permit) = self.holders.get_mut(&holder) else { return };
         permit.used = now;
-        let recalled = permit.recalled.is_some_and(|at| now.saturating_duration_since(at) < WANTED);
-        if (recalled || permit.in_excess) && permit.granted > held {
+        let goes_back = permit.in_excess
+            || is_since(permit.recalled, WANTED)
+            || is_since(permit.forgotten, DOUBT);
+        if goes_back && permit.granted > held {
             permit.granted = held;
-            self.calls.push(Call::Returned(user));
+            self.calls.push(Call::Returned(holder));
         }
     }
 
-    /// Another gateway wants some of this user's: what is idle goes back, and until it is told
+    /// Another gateway wants some of these: what is idle goes back, and until it is told
     /// otherwise so does what becomes free. Returns whether something was idle.
-    pub(super) fn recall(&mut self, user: i64, held: u32, now: Instant) -> bool {
-        let Some(permit) = self.users.get_mut(&user) else { return false };
+    pub(super) fn recall(&mut self, holder: Holder, held: u32, now: Instant) -> bool {
+        let Some(permit) = self.holders.get_mut(&holder) else { return false };
         permit.recalled = Some(now);
         let idle = permit.granted > held;
         permit.granted = permit.granted.min(held);
         idle
     }
 
-    /// All gateways together have more than the user may hold, or no longer: what is idle is ours no
-    /// more. Returns whether something was idle.
-    pub(super) fn exceed(&mut self, user: i64, in_excess: bool, held: u32) -> bool {
-        let Some(permit) = self.users.get_mut(&user) else { return false };
+    /// All gateways together have more than may be held, or no longer: what is idle is ours no more. Returns whether something was idle.
+    pub(super) fn exceed(&mut self, holder: Holder, in_excess: bool, held: u32) -> bool {
+        let Some(permit) = self.holders.get_mut(&holder) else { return false };
         permit.in_excess = in_excess;
         let idle = in_excess && permit.granted > held;
         if idle {
@@ -144,9 +165,21 @@ impl Permits {
         idle
     }
 
-    /// What this gateway has of a user's seats; nothing of one it knows nothing of.
-    pub(super) fn of(&self, user: i64, held: u32, waiting: usize, free: u32) -> Option<Has> {
-        let permit = self.users.get(&user)?;
+    /// What was told before this moment may have been forgotten, and others may have been given what
+    /// we hold: nothing of it that is idle is ours any more, nor what becomes free before all have
+    /// told anew.
+    pub(super) fn doubt(&mut self, before: Instant, held: impl Fn(Holder) -> u32, now: Instant) {
+        for (holder, permit) in &mut self.holders {
+            if permit.granted > 0 && permit.known.is_none_or(|at| at < before) {
+                permit.forgotten = Some(now);
+                permit.granted = permit.granted.min(held(*holder));
+            }
+        }
+    }
+
+    /// What this gateway has of somebody's seats; nothing of one it knows nothing of.
+    pub(super) fn of(&self, holder: Holder, held: u32, waiting: usize, free: u32) -> Option<Has> {
+        let permit = self.holders.get(&holder)?;
         let waiting = u32::try_from(waiting).unwrap_or(u32::MAX);
         let lacks = waiting > 0 && held >= permit.granted;
         let most = permit.limit.saturating_sub(permit.granted);
@@ -154,37 +187,40 @@ impl Permits {
         Some(Has { permits: permit.granted, wanted, limit: permit.limit })
     }
 
-    /// The others know that we have so many of this user's.
-    pub(super) fn told(&mut self, user: i64, permits: u32, now: Instant) {
-        let Some(permit) = self.users.get_mut(&user) else { return };
+    /// The others know that we have so many of these.
+    pub(super) fn told(&mut self, holder: Holder, permits: u32, answered: bool, now: Instant) {
+        let Some(permit) = self.holders.get_mut(&holder) else { return };
         permit.told = Some(now);
+        if answered {
+            permit.known = Some(now);
+        }
         // what was given back meanwhile they do not know yet
         if permit.granted == 0 && permits == 0 && !permit.asked {
-            self.users.remove(&user);
+            self.holders.remove(&holder);
         }
     }
 
-    /// Users of whom the others should be told; what lay idle for long goes back.
-    pub(super) fn due(&mut self, held: impl Fn(i64) -> u32, now: Instant) -> Vec<i64> {
+    /// Of whom the others should be told; what lay idle for long goes back.
+    pub(super) fn due(&mut self, held: impl Fn(Holder) -> u32, now: Instant) -> Vec<Holder> {
         let mut due = Vec::new();
-        for (user, permit) in &mut self.users {
+        for (holder, permit) in &mut self.holders {
             let since = |at: Instant| now.saturating_duration_since(at);
-            let held = held(*user);
+            let held = held(*holder);
             let idle = permit.granted > held && since(permit.used) >= KEEP;
             if idle {
                 permit.granted = held;
             }
             // what is none is told once, and then forgotten
             if idle || permit.granted == 0 || permit.told.is_none_or(|at| since(at) >= RENEW) {
-                due.push(*user);
+                due.push(*holder);
             }
         }
         due
     }
 
     /// Everybody of whom we have some.
-    pub(super) fn users(&self) -> Vec<i64> {
-        self.users.keys().copied().collect()
+    pub(super) fn holders(&self) -> Vec<Holder> {
+        self.holders.keys().copied().collect()
     }
 
     /// What the others should hear of, since this was asked last.
@@ -201,7 +237,9 @@ impl Permit {
             asked: false,
             used: now,
             told: None,
+            known: None,
             recalled: None,
+            forgotten: None,
             in_excess: false,
         }
     }

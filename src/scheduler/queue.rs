@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 
 use ahash::{HashMap, HashMapExt};
 
+use super::permits::Holder;
 use super::wish::{Class, Payer, Wish};
 use crate::model::ModelKey;
 use crate::payload::Runner;
@@ -113,18 +114,24 @@ impl Queue {
         self.places.is_empty()
     }
 
-    pub(super) fn waiting_of(&self, user: i64) -> usize {
-        self.shares.get(&user).map_or(0, |share| share.waiting)
+    /// How many of a user's requests wait, or of those through a key with a limit of its own.
+    pub(super) fn waiting_of(&self, holder: Holder) -> usize {
+        self.shares.get(&holder.user).map_or(0, |share| share.waiting_of(holder.key))
     }
 
     /// Seats that are held by a user, and those of them through the key.
     pub(super) fn held_by(&self, payer: Payer) -> (u32, u32) {
-        self.shares.get(&payer.user).map_or((0, 0), |share| (share.held, share.held_through(payer)))
+        let share = self.shares.get(&payer.user);
+        share.map_or((0, 0), |share| (share.held, share.held_through(payer.key)))
     }
 
-    /// Seats that are held by a user.
-    pub(super) fn held_by_user(&self, user: i64) -> u32 {
-        self.shares.get(&user).map_or(0, |share| share.held)
+    /// Seats that are held by a user, or through a key.
+    pub(super) fn held_of(&self, holder: Holder) -> u32 {
+        let held = |share: &Share| match holder.key {
+            Some(_) => share.held_through(holder.key),
+            None => share.held,
+        };
+        self.shares.get(&holder.user).map_or(0, held)
     }
 
     /// Takes a place at the end of the user's requests of its class, or, if it was seated before,
@@ -142,7 +149,7 @@ impl Queue {
             share.clock = share.clock.max(begins);
             self.backlog.insert((share.clock, user));
         }
-        share.waiting += 1;
+        share.wait(lane);
         if !share.lines.contains(&class) {
             share.lines.push(Arc::clone(&class));
         }
@@ -183,7 +190,7 @@ impl Queue {
         if line.is_empty() {
             self.lines.remove(&place.class);
         }
-        share.waiting -= 1;
+        share.leave(place.lane);
         if share.waiting == 0 {
             self.backlog.remove(&(share.clock, user));
             self.forget_if_idle(user);

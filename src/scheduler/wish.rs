@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::permits::Holder;
 use crate::model::ModelKey;
 use crate::payload::{Prompt, Runner};
 
@@ -88,6 +89,21 @@ impl Wish {
     /// The key, if it may hold fewer seats than its user.
     pub(super) fn limited_key(&self) -> Option<i64> {
         self.payer.key.filter(|_| self.key_concurrency < self.concurrency)
+    }
+
+    /// Who may hold how many seats for this: the user, and the key if it may hold fewer.
+    /// Twice the user, if it may not.
+    pub(super) fn bounds(&self) -> [(Holder, u32); 2] {
+        let user = self.payer.user;
+        let of_user = (Holder { user, key: None }, self.concurrency);
+        let key = self.limited_key();
+        let through = (Holder { user, key }, self.key_concurrency);
+        [of_user, if key.is_some() { through } else { of_user }]
+    }
+
+    /// How many seats may be held.
+    pub(super) fn limit_of(&self, holder: Holder) -> u32 {
+        if holder.key.is_some() { self.key_concurrency } else { self.concurrency }
     }
 
     pub(super) fn class(&self) -> Class {

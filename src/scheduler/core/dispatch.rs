@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::{Claim, Core, Held, OUTPUT_WEIGHT};
 use crate::model::ModelKey;
+use crate::scheduler::permits::Holder;
 use crate::scheduler::placement::{self, Candidate, Look, Verdict};
 use crate::scheduler::queue::Head;
 use crate::scheduler::station::{Loading, Model, Station};
@@ -101,34 +102,40 @@ impl Core {
         let may = self.may_hold_more(&waiting.wish);
         match may {
             // whether it would be of use is seen first
-            Ok(()) | Err(Holds::NoPermit) => {}
+            Ok(()) | Err(Holds::NoPermit(_)) => {}
             Err(Holds::All) => {
                 self.queue.park(class, head);
                 return Considered::Passed;
             }
-            Err(Holds::AllOf(key)) => {
-                let others = self.queue.park_key(class, head, key);
-                return if others { Considered::Again } else { Considered::Passed };
-            }
+            Err(Holds::AllOf(key)) => return self.park_key(class, head, key),
         }
         let look =
             Look { ahead: cursor.passed, patient: cursor.patient, declined: waiting.declined, now };
         match self.judge(&waiting.wish, look) {
-            Verdict::Seat { .. } if may.is_err() => {
-                let limit = waiting.wish.concurrency;
-                self.permits.lack(head.user, limit, now);
-                self.queue.park(class, head);
-                Considered::Passed
-            }
-            Verdict::Seat { instance, cached, candidates } => {
-                Considered::Seat(Next { number, instance, cached, candidates })
-            }
+            Verdict::Seat { instance, cached, candidates } => match may {
+                Err(Holds::NoPermit(holder)) => {
+                    let limit = waiting.wish.limit_of(holder);
+                    self.permits.lack(holder, limit, now);
+                    if let Some(key) = holder.key {
+                        return self.park_key(class, head, key);
+                    }
+                    self.queue.park(class, head);
+                    Considered::Passed
+                }
+                _ => Considered::Seat(Next { number, instance, cached, candidates }),
+            },
             Verdict::Wait { evicts } => {
                 self.queue.declined(number, now);
                 Considered::Waits { evicts }
             }
             Verdict::Nowhere => Considered::Nobody,
         }
+    }
+
+    /// Takes a key's requests out of a line; its user may have others there.
+    fn park_key(&mut self, class: &Class, head: Head, key: i64) -> Considered {
+        let others = self.queue.park_key(class, head, key);
+        if others { Considered::Again } else { Considered::Passed }
     }
 
     /// On to the next in the line; false at its end.
@@ -214,10 +221,14 @@ impl Core {
     /// Whether its user, and its key, may hold one more seat.
     pub(super) fn may_hold_more(&self, wish: &Wish) -> Result<(), Holds> {
         let (of_user, through_key) = self.queue.held_by(wish.payer);
-        match wish.limited_key() {
+        let (limited, user) = (wish.limited_key(), wish.payer.user);
+        let (everything, through) = (Holder { user, key: None }, Holder { user, key: limited });
+        match limited {
             _ if of_user >= wish.concurrency => Err(Holds::All),
             Some(key) if through_key >= wish.key_concurrency => Err(Holds::AllOf(key)),
-            _ if !self.permits.allow(wish.payer.user, of_user) => Err(Holds::NoPermit),
+            // first: the user's own are not asked for where the key has none
+            Some(_) if !self.permits.allow(through, through_key) => Err(Holds::NoPermit(through)),
+            _ if !self.permits.allow(everything, of_user) => Err(Holds::NoPermit(everything)),
             _ => Ok(()),
         }
     }
@@ -262,8 +273,7 @@ impl Core {
         let prompt = wish.prompt.tokens;
         let charged = prompt as f64 + OUTPUT_WEIGHT * output;
         self.queue.seat(wish.payer, charged, now);
-        let held = self.queue.held_by_user(wish.payer.user);
-        self.permits.used(wish.payer.user, held, now);
+        self.count_permits(wish.payer, now);
         let patient = (budget * SILENCE).max(SILENCE_AT_LEAST);
         let budget = if wish.streams { patient } else { f64::INFINITY };
         let model = wish.model.clone();
@@ -315,7 +325,7 @@ pub(super) enum Holds {
     /// A key does, whatever its user may.
     AllOf(i64),
     /// Not here: but a seat more has to be granted by other gateways.
-    NoPermit,
+    NoPermit(Holder),
 }
 
 fn expected_output(model: &Model, wish: &Wish) -> f64 {

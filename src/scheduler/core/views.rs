@@ -7,6 +7,7 @@ use super::Core;
 use super::dispatch::Holds;
 use crate::model::ModelKey;
 use crate::scheduler::breaker::State;
+use crate::scheduler::permits::Holder;
 use crate::scheduler::placement::{Candidate, Look, Verdict, candidate};
 use crate::scheduler::queue::{Head, Waiting};
 use crate::scheduler::station::Station;
@@ -247,8 +248,10 @@ impl Core {
     fn reason(&self, waiting: &Waiting, ahead: usize, now: Instant) -> Reason {
         let wish = &waiting.wish;
         match self.may_hold_more(wish) {
-            Err(Holds::All | Holds::NoPermit) => return Reason::UserHoldsAll,
-            Err(Holds::AllOf(_)) => return Reason::KeyHoldsAll,
+            Err(Holds::All | Holds::NoPermit(Holder { key: None, .. })) => {
+                return Reason::UserHoldsAll;
+            }
+            Err(Holds::AllOf(_) | Holds::NoPermit(_)) => return Reason::KeyHoldsAll,
             Ok(()) => {}
         }
         if self.able(wish).next().is_none() {

@@ -1,17 +1,18 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::scheduler::sharing::Granted;
 
 const LIMIT: u32 = 4;
-const USER: i64 = 7;
+const USER: Holder = Holder { user: 7, key: None };
 
 /// One gateway, and what it and the board last said to each other.
 struct Gateway {
     permits: Permits,
     held: u32,
     waiting: usize,
-    /// Told, and what the board granted; the answer is on its way.
-    under_way: Option<(Has, u32)>,
+    /// Told, and what the board said; the answer is on its way.
+    under_way: Option<(Has, Granted)>,
 }
 
 /// Gateways around a board that adds up what each says it has.
@@ -79,6 +80,27 @@ impl World {
         self.gateways.iter_mut().for_each(|gateway| gateway.seat(self.now));
     }
 
+    /// The board has lost all, and every gateway tells it anew; who was first learns of the others
+    /// when they say that it is too much.
+    fn forget(&mut self) {
+        self.board.fill(0);
+        let later = self.now + Duration::from_secs(1);
+        for gateway in &mut self.gateways {
+            let held = gateway.held;
+            gateway.under_way = None;
+            gateway.permits.doubt(later, |_| held, self.now);
+        }
+        for _ in 0..2 {
+            (0..self.gateways.len()).for_each(|at| self.renew(at));
+        }
+    }
+
+    fn renew(&mut self, at: usize) {
+        self.hear(at, false);
+        self.tell(at);
+        self.hear(at, false);
+    }
+
     fn tell(&mut self, at: usize) {
         let gateway = &mut self.gateways[at];
         let has = gateway.permits.of(USER, gateway.held, gateway.waiting, 2);
@@ -87,20 +109,23 @@ impl World {
         let taken: u32 = self.board.iter().sum();
         let granted = has.wanted.min(LIMIT.saturating_sub(taken));
         self.board[at] += granted;
-        gateway.under_way = Some((has, granted));
+        let others = taken - has.permits;
+        gateway.under_way = Some((has, Granted { more: granted, others }));
     }
 
     fn hear(&mut self, at: usize, lost: bool) {
         let gateway = &mut self.gateways[at];
-        let Some((has, granted)) = gateway.under_way.take() else { return };
-        let more = if lost { has.wanted } else { granted };
+        let Some((has, answer)) = gateway.under_way.take() else { return };
+        let alone = Granted { more: has.wanted, others: 0 };
+        let Granted { more, others } = if lost { alone } else { answer };
         self.beyond += if lost { more } else { 0 };
         if more > 0 {
             gateway.permits.grant(USER, more, self.now);
         } else if gateway.has().is_some_and(|has| has.wanted == 0) {
             gateway.permits.ask_no_more(USER);
         }
-        gateway.permits.told(USER, has.permits + more, self.now);
+        gateway.permits.told(USER, has.permits + more, !lost, self.now);
+        gateway.permits.exceed(USER, has.permits + more + others > LIMIT, gateway.held);
     }
 
     fn held(&self) -> u32 {
@@ -157,6 +182,21 @@ proptest! {
     }
 
     #[test]
+    fn what_was_given_alone_is_not_given_again_once_all_have_told_of_it(
+        alone in steps(3),
+        together in steps(3),
+    ) {
+        let mut world = World::new(3);
+        alone.into_iter().for_each(|step| world.act(step));
+        world.forget();
+        for step in together.into_iter().filter(|step| !matches!(step, Step::Lose(_))) {
+            let before = world.held();
+            world.act(step);
+            prop_assert!(world.held() <= LIMIT.max(before), "{before} and {}", world.held());
+        }
+    }
+
+    #[test]
     fn nothing_is_lost_for_good(steps in steps(2)) {
         let mut world = World::new(2);
         steps.into_iter().for_each(|step| world.act(step));
@@ -181,7 +221,7 @@ proptest! {
             world.act(Step::Hear(at));
         }
         prop_assert_eq!(&world.board, &[0, 0]);
-        prop_assert!(world.gateways.iter().all(|gateway| gateway.permits.users.is_empty()));
+        prop_assert!(world.gateways.iter().all(|gateway| gateway.permits.holders.is_empty()));
         for _ in 0..LIMIT {
             world.act(Step::Come(0));
             world.act(Step::Tell(0));
