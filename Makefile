@@ -19,7 +19,7 @@ DESTDIR ?=
 PREFIX ?= /usr
 BINARY ?= target/release/usher
 
-.PHONY: help run test lint audit bench drills logins schedule install setup setup-build setup-test install-build
+.PHONY: help run test lint audit bench drills logins schedule live install setup setup-build setup-test install-build
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,6 +57,10 @@ bench: target/.setup-bench ## the hot steps one by one, then the load test besid
 
 schedule: setup-build ## the scheduler simulated beside least_conn, random and round robin: benches/schedule/RESULTS.md
 	@cargo bench --locked --bench schedule
+
+live: target/.setup-bench ## the same scenes in real time, through simulated instances and nginx: benches/schedule/RESULTS.md
+	@cargo build --release --locked --example ollama-sim
+	cargo bench --locked --bench live $(if $(QUICK),-- quick)
 
 install: $(if $(filter target/release/usher,$(BINARY)),install-build) ## binary, unit and configuration into DESTDIR; PREFIX is /usr
 	@install -D -m 755 "$(BINARY)" "$(DESTDIR)$(PREFIX)/bin/usher"

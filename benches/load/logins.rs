@@ -149,12 +149,13 @@ impl House {
     /// Inference that nobody disturbs, beside a flood of logins, and beside another process that
     /// takes as much of the machine as the flood's hashes did.
     async fn flood(&self, extent: &Extent) -> Result<String> {
-        let before = hashers(self.running.pid())?;
+        let (before, begun) = (hashers(self.running.pid())?, Instant::now());
         let (first, tally) = self.beside_flood(extent.scene).await?;
         let hashers_now = hashers(self.running.pid())?;
         let used = cpu(&hashers_now) - cpu(&before);
         let threads = hashers_now.len();
-        let percent = used * 100.0 / extent.scene.as_secs_f64() / threads as f64;
+        // whoever came last still waits when the asking is over
+        let percent = used * 100.0 / begun.elapsed().as_secs_f64() / threads as f64;
         drop(first);
         let mut scenes = [Scene::Quiet, Scene::Flood, Scene::Burner];
         let mut found = [const { Vec::new() }; 3];

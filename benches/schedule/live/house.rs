@@ -261,7 +261,7 @@ fn simulator() -> Result<PathBuf> {
     let own = std::env::current_exe()?;
     let profile = own.ancestors().nth(2).context("it runs from target/PROFILE/deps")?;
     let binary = profile.join("examples/ollama-sim");
-    ensure!(binary.exists(), "build it first: cargo build --release --example ollama-sim");
+    ensure!(binary.exists(), "there is no stand-in: `make live` builds it");
     Ok(binary)
 }
 

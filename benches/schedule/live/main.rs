@@ -1,9 +1,8 @@
 //! The same afternoon before different doors: workloads in real time, through simulated instances,
 //! for Usher and for what people put before Ollama otherwise.
 //!
-//! `cargo build --release --example ollama-sim && cargo bench --bench live` runs it, and `-- quick`
-//! behind that is a short look; nginx has to be there (`make bench` installs it). Its tables are the
-//! second half of `benches/schedule/RESULTS.md`.
+//! `make live` runs it, and `make live QUICK=1` is a short look. Its tables are the second half of
+//! `benches/schedule/RESULTS.md`.
 #![allow(
     unreachable_pub,
     clippy::print_stdout,

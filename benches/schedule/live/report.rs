@@ -106,7 +106,7 @@ impl Results {
             .unwrap_or_default();
         format!(
             "## In real time\n\n\
-             `cargo bench --bench live` (after `cargo build --release --example ollama-sim`), seed {SEED}, \
+             `make live`, seed {SEED}, \
              everything modelled {SPEED} times as fast as life; {cores} cores shared by all, load average at \
              the end {}, {nginx}, {} s in all. Times in the tables are modelled ones. Each door gets the same \
              requests at the same times; instances have the model in memory at the start unless the workload \
