@@ -4,6 +4,7 @@
 //! nothing behind this module ever meets a half-checked value.
 
 pub mod file;
+mod restart;
 pub mod secret;
 mod show;
 pub mod taming;
@@ -73,26 +74,6 @@ pub struct Config {
     pub log: Log,
     /// What deserves a word but is no mistake, each as `FILE:LINE: path.to.key: text`.
     pub warnings: Vec<String>,
-}
-
-impl Config {
-    /// Keys in which `other` differs and which are read only when a process starts.
-    pub fn needing_restart(&self, other: &Self) -> Vec<&'static str> {
-        let mut sockets = self.listen.iter().zip(&other.listen);
-        let same_sockets = self.listen.len() == other.listen.len()
-            && sockets.all(|(one, another)| one.is_same(another));
-        let rows = [
-            ("listen", !same_sockets),
-            ("admin", self.admin != other.admin),
-            ("state_dir", self.state_dir != other.state_dir),
-            ("database", self.database != other.database),
-            ("redis", self.redis != other.redis),
-            ("auth.max_stale", self.auth.max_stale != other.auth.max_stale),
-            ("metrics", self.metrics != other.metrics),
-            ("threads", self.threads != other.threads),
-        ];
-        rows.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
-    }
 }
 
 /// One socket to accept clients on.

@@ -161,13 +161,12 @@ fn a_bad_file_changes_nothing_and_is_told_with_its_lines() {
 }
 
 #[test]
-fn what_needs_a_restart_is_named() {
+fn what_needs_a_restart_is_named_and_stays_as_it_was() {
     let sim = paced("1");
-    // one that does not lie in the directory that changes
-    let secret = "a secret of this test alone, long enough to be one";
-    let gateway = gateway().upstream("gpu0", &sim.url()).config("threads: 1");
-    let gateway = gateway.env("JWT_SECRET", secret).start();
-    let text = edited(&gateway, "threads: 1", "threads: 3")
+    let gateway = gateway().upstream("gpu0", &sim.url()).config("threads: 1").start();
+    let token = gateway.home().usher_json(&["token", "--user", "admin"]);
+    let token = token["access_token"].as_str().unwrap();
+    let text = edited(&gateway, "threads: 1", "threads: 3\nmanage: { default: all }")
         .replace("127.0.0.1:0 }", "127.0.0.1:0 }\n  - { address: '[::1]:0' }")
         .replace("state_dir: state", "state_dir: elsewhere");
     logs(&gateway, TAKEN, || replace(&gateway, &text));
@@ -175,7 +174,15 @@ fn what_needs_a_restart_is_named() {
         let line = format!("{key} has changed, which needs a restart");
         assert_eq!(count(&gateway, &line), 1, "{key}");
     }
-    assert_eq!(gateway.get("/health").send().status, 200);
+    // the secret of tokens is beside the database, which has not moved
+    let shown = gateway.get("/admin/config").bearer(token).send();
+    assert_eq!(shown.status, 200, "a token is as good as before: {}", shown.text());
+    let shown = shown.json();
+    let state = gateway.home().path().join("state");
+    assert_eq!(shown["state_dir"], state.display().to_string(), "what is in force is shown");
+    assert_eq!(shown["database"], format!("sqlite:{}", state.join("usher.db").display()));
+    assert_eq!((&shown["threads"], &shown["manage"]["default"]), (&json!(1), &json!("all")));
+    assert_eq!(shown["listen"].as_array().map(Vec::len), Some(1));
 }
 
 #[test]
