@@ -255,6 +255,19 @@ impl Gateway {
         address.expect("found a moment ago")
     }
 
+    /// Where its `/admin` is, if that has an address of its own.
+    pub fn own_door(&self) -> SocketAddr {
+        let mut door = None;
+        eventually("the door is announced", || {
+            door = self.log().iter().find_map(|line| {
+                let (_, url) = line.split_once("administration on http://")?;
+                url.strip_suffix("/admin")?.parse().ok()
+            });
+            door.is_some()
+        });
+        door.expect("found a moment ago")
+    }
+
     /// Its base URL, without a slash at the end.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
