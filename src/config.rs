@@ -4,6 +4,7 @@
 //! nothing behind this module ever meets a half-checked value.
 
 pub mod file;
+mod place;
 mod restart;
 pub mod secret;
 mod show;
@@ -19,6 +20,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 pub use file::{Problems, locate};
+pub use place::{NamedFile, Place};
 pub use secret::Secret;
 pub use show::show;
 pub use taming::Taming;
@@ -43,6 +45,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// Where users and keys are kept.
     pub database: Database,
+    /// Where the configuration says so, or would.
+    pub database_place: Place,
     /// What several gateways share; `None` is a gateway on its own.
     pub redis: Option<Redis>,
     /// Who may come in.
@@ -106,8 +110,8 @@ pub struct TlsFiles {
     pub cert: PathBuf,
     /// The private key.
     pub key: PathBuf,
-    /// Where the configuration names them: `FILE:LINE: path.to.key`.
-    pub place: String,
+    /// Where the configuration names them.
+    pub place: Place,
 }
 
 /// Where users and keys are kept.
@@ -124,11 +128,13 @@ pub enum Database {
 pub struct Redis {
     /// Where it is; may hold a password.
     pub url: Secret,
+    /// Where the configuration says so.
+    pub place: Place,
     /// What its entries are sealed with, the same on every gateway; `None` is the secret that
     /// tokens are signed with.
     pub secret: Option<Secret>,
     /// The certificates that a `rediss://` server's must come from, PEM; `None` is the public ones.
-    pub ca: Option<PathBuf>,
+    pub ca: Option<NamedFile>,
     /// How long an answer may take before it is done without.
     pub timeout: Duration,
 }
@@ -161,7 +167,7 @@ pub struct Jwt {
     /// and may not be allowed to.
     pub secret: JwtSecret,
     /// Secrets that signed earlier: what they signed is believed until it expires.
-    pub previous: Vec<SecretFile>,
+    pub previous: Vec<NamedFile>,
     /// Claim `iss`.
     pub issuer: String,
     /// Claim `aud`.
@@ -178,18 +184,9 @@ pub enum JwtSecret {
     /// In the environment, as `JWT_SECRET`.
     Environment(Secret),
     /// In this file, which the configuration names.
-    File(SecretFile),
+    File(NamedFile),
     /// In this file, which `usher init` makes.
-    Made(PathBuf),
-}
-
-/// A file that holds a secret.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SecretFile {
-    /// The file.
-    pub path: PathBuf,
-    /// Where the configuration names it: `FILE:LINE: path.to.key`.
-    pub place: String,
+    Made(NamedFile),
 }
 
 /// Somebody else who makes tokens that are believed.
@@ -201,12 +198,12 @@ pub struct Issuer {
     pub issuer: String,
     /// Claim `aud`.
     pub audience: String,
-    /// Secrets shared with it, for HS256.
-    pub secrets: Vec<Secret>,
+    /// Secrets shared with it, for HS256, and where each is written or named.
+    pub secrets: Vec<(Secret, Place)>,
     /// Where it publishes its keys, `https`.
     pub jwks_url: Option<String>,
     /// A file with its keys.
-    pub jwks_file: Option<PathBuf>,
+    pub jwks_file: Option<NamedFile>,
     /// The claim that says what a user is, as the steps that lead to it; empty: none does.
     pub role_claim: Vec<String>,
     /// What that claim may say, and the tier that it means.

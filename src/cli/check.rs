@@ -4,8 +4,8 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use crate::auth::jwt::local::keep_apart;
-use crate::config::{Config, JwtSecret, locate};
+use crate::auth::tokens;
+use crate::config::{Config, locate};
 use crate::server::certificate;
 use crate::store::{Redis, Store};
 
@@ -41,26 +41,17 @@ fn judge(
     let warned = config.warnings.iter().try_for_each(|line| writeln!(err, "{line}"));
     let certificates = certificate::check(config);
     let mut bad: Vec<String> = certificates.iter().map(ToString::to_string).collect();
-    bad.extend(weak_secrets(config));
+    bad.extend(tokens::check(&config.auth));
     let redis = config.redis.as_ref().and_then(|redis| Redis::check(redis).err());
-    bad.extend(redis.map(|wrong| format!("{}: redis: {wrong}", path.display())));
+    bad.extend(redis);
     let database = Store::check(&config.database).err();
-    bad.extend(database.map(|wrong| format!("{}: database: {wrong}", path.display())));
+    bad.extend(database.map(|wrong| format!("{}: {wrong}", config.database_place)));
     if bad.is_empty() {
         let printed = warned.and_then(|()| writeln!(out, "{}: ok", path.display()));
         return (printed, ExitCode::SUCCESS);
     }
     let printed = warned.and_then(|()| bad.iter().try_for_each(|bad| writeln!(err, "{bad}")));
     (printed, ExitCode::FAILURE)
-}
-
-/// A secret that `usher init` is still to make is no mistake.
-fn weak_secrets(config: &Config) -> Vec<String> {
-    if matches!(&config.auth.jwt.secret, JwtSecret::Made(path) if !path.exists()) {
-        return Vec::new();
-    }
-    let loaded = keep_apart(&config.auth);
-    loaded.err().unwrap_or_default().iter().map(ToString::to_string).collect()
 }
 
 #[cfg(test)]

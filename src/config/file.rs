@@ -106,6 +106,7 @@ fn sections(root: &Section<'_>) -> Config {
         listen,
         metrics: listen::metrics(root),
         database: state::database(root, &state_dir),
+        database_place: state::database_place(root),
         auth: auth::auth(root, &tier_names, &state_dir),
         redis: state::redis(root),
         state_dir,

@@ -10,8 +10,8 @@ impl Config {
     /// that would have changed. What is in force is one whole: a database of this file beside a
     /// secret of that one would end every token.
     pub fn keep_what_needs_a_restart(&mut self, in_force: &Self) -> Vec<&'static str> {
-        if let JwtSecret::Made(path) = &mut self.auth.jwt.secret {
-            *path = in_force.state_dir.join(JWT_SECRET_FILE);
+        if let JwtSecret::Made(file) = &mut self.auth.jwt.secret {
+            file.path = in_force.state_dir.join(JWT_SECRET_FILE);
         }
         let rows = [
             ("listen", keep_sockets(&mut self.listen, &in_force.listen)),

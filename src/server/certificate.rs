@@ -23,7 +23,7 @@ use rustls::version::{TLS12, TLS13};
 use tokio::sync::watch;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use crate::config::{Config, Listen, TlsFiles};
+use crate::config::{Config, Listen, Place, TlsFiles};
 use crate::live::reload::{Renewal, Switch};
 
 /// How often the files are looked at, and how long they have to rest before they are read.
@@ -52,7 +52,7 @@ pub fn check(config: &Config) -> Vec<BadCertificate> {
 #[derive(Debug, thiserror::Error)]
 #[error("{place}.{key}: {file} {what}")]
 pub struct BadCertificate {
-    place: String,
+    place: Place,
     key: &'static str,
     file: String,
     what: String,

@@ -35,7 +35,7 @@ impl Pair {
 
     fn files(&self) -> TlsFiles {
         let (cert, key) = (self.path("cert.pem"), self.path("key.pem"));
-        TlsFiles { cert, key, place: "usher.yaml:3: listen[0].tls".to_owned() }
+        TlsFiles { cert, key, place: Place::new("usher.yaml:3: listen[0].tls".to_owned()) }
     }
 
     /// What is wrong with it, without the directory.

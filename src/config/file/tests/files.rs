@@ -101,7 +101,7 @@ fn a_listener_knows_its_certificate_and_its_balancers() {
     let [https, http] = &config.listen[..] else { panic!("two listeners") };
     let tls = https.tls.as_ref().unwrap();
     assert_eq!((&*tls.cert, &*tls.key), (Path::new("/etc/usher/tls/a.pem"), Path::new("/b.pem")));
-    assert_eq!(tls.place, "/etc/usher/usher.yaml:3: listen[0].tls");
+    assert_eq!(tls.place.to_string(), "/etc/usher/usher.yaml:3: listen[0].tls");
     let networks = |networks: &[&str]| networks.iter().map(|n| n.parse().unwrap()).collect();
     assert_eq!((&https.balancers, &http.tls), (&None, &None));
     assert_eq!(http.balancers, Some(networks(&["10.0.0.0/24", "::1/128"])));
