@@ -95,3 +95,15 @@ fn a_pair_that_cannot_serve_is_named_with_its_file_and_the_reason() {
     std::fs::remove_file(gone.path("key.pem")).unwrap();
     assert!(gone.complaint().contains("tls.key: key.pem cannot be read: "), "{}", gone.complaint());
 }
+
+#[test]
+fn a_key_is_judged_beside_a_certificate_that_cannot_serve() {
+    let told = |pair: Pair| {
+        let bad = troubles(&pair.files());
+        bad.iter().map(|bad| bad.key).collect::<Vec<_>>()
+    };
+    assert!(told(Pair::good()).is_empty());
+    assert_eq!(told(Pair::good().write("cert.pem", "")), ["cert"]);
+    assert_eq!(told(Pair::good().write("key.pem", "")), ["key"]);
+    assert_eq!(told(Pair::good().write("cert.pem", "").write("key.pem", "")), ["cert", "key"]);
+}
