@@ -368,11 +368,26 @@ fn wrong_usage_is_exit_code_2() {
 #[test]
 fn a_wrong_configuration_is_exit_code_1_and_touches_nothing() {
     let machine = Machine::with("health: { fall: many }");
-    let output = machine.usher("users list");
-    assert_eq!(output.status.code(), Some(1));
-    let text = utf8(&output.stderr);
-    assert!(text.contains("usher.yaml:3: health.fall: "), "{text}");
+    let text = machine.refusal("users list");
+    assert!(text.contains("usher.yaml:3: health.fall: ") && !text.contains("more"), "{text}");
     assert!(!machine.state().exists());
+}
+
+#[test]
+fn of_many_mistakes_the_first_is_told_and_how_to_see_the_others() {
+    let machine = Machine::with("health: { fall: many, rise: many, risen: 1 }");
+    let file = machine.dir.path().join("usher.yaml");
+    let others = format!(" (and 2 more: usher check -c {})", file.display());
+    for command in ["users list", "serve"] {
+        let text = machine.refusal(command);
+        assert!(text.contains("usher.yaml:3: health.fall: "), "{text}");
+        assert!(text.ends_with(&others), "{text}");
+    }
+    let machine = Machine::with("auth: { jwt: { previous_secret_files: [one, two] } }");
+    machine.text("init");
+    let text = machine.refusal("token --user admin");
+    assert!(text.contains("auth.jwt.previous_secret_files[0]: "), "{text}");
+    assert!(text.contains(" (and 1 more: usher check -c "), "{text}");
 }
 
 #[test]
