@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-pub use file::{Draft, Problems, locate};
+pub use file::{Draft, Problems, URL_FILES, locate};
 pub use place::{NamedFile, Place};
 pub use secret::Secret;
 pub use show::show;

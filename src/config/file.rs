@@ -24,6 +24,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 pub use problems::Problems;
+pub use state::URL_FILES;
 pub use tiers::ROUTES;
 
 use super::{Config, JwtSecret, Secret};

@@ -15,6 +15,10 @@ const REDIS_TIMEOUT: Duration = Duration::from_millis(20);
 const DATABASE: (&str, &str) = ("database", "database_file");
 const REDIS: (&str, &str) = ("redis", "redis_file");
 
+/// What names a file in a URL of PostgreSQL, in each of its spellings.
+pub const URL_FILES: [&str; 7] =
+    ["sslrootcert", "ssl-root-cert", "ssl-ca", "sslcert", "ssl-cert", "sslkey", "ssl-key"];
+
 /// `state_dir`.
 pub(super) fn state_dir(root: &Section<'_>) -> PathBuf {
     let given = root.get("state_dir", values::path(root.cx.base));
@@ -31,9 +35,27 @@ pub(super) fn database(root: &Section<'_>, state_dir: &Path) -> Database {
         Some(url) => match url.expose().strip_prefix("sqlite") {
             Some("") => Database::Sqlite(state_dir.join("usher.db")),
             Some(path) => file(path.trim_start_matches(':')),
-            None => Database::Postgres(url),
+            None => Database::Postgres(Secret::new(with_whole_paths(url.expose(), root.cx.base))),
         },
     }
+}
+
+/// The same URL of PostgreSQL, the files that it names found as all others of the configuration.
+fn with_whole_paths(url: &str, base: &Path) -> String {
+    let Some((before, query)) = url.split_once('?') else { return url.to_owned() };
+    let whole = |pair: &str| {
+        let (key, file) = form_urlencoded::parse(pair.as_bytes()).next()?;
+        // a certificate itself may stand there, too
+        let relative = Path::new(&*file).is_relative() && !file.starts_with("-----BEGIN");
+        if !relative || !URL_FILES.contains(&&*key) {
+            return None;
+        }
+        let file = base.join(&*file);
+        let file = form_urlencoded::byte_serialize(file.as_os_str().as_encoded_bytes());
+        Some(format!("{key}={}", file.collect::<String>()))
+    };
+    let pairs = query.split('&').map(|pair| whole(pair).unwrap_or_else(|| pair.to_owned()));
+    format!("{before}?{}", pairs.collect::<Vec<_>>().join("&"))
 }
 
 /// Where the database is named, or would be.

@@ -225,6 +225,21 @@ fn databases_are_told_apart() {
 }
 
 #[test]
+fn files_that_a_database_s_url_names_are_found_from_the_configuration_on() {
+    let url = |query: &str| match with(&format!("database: 'postgres://u:p@h/d?{query}'")).database {
+        Database::Postgres(url) => url.expose().split_once('?').unwrap().1.to_owned(),
+        Database::Sqlite(_) => panic!("{query}"),
+    };
+    assert_eq!(
+        url("sslmode=verify-full&sslrootcert=my%20ca.pem&ssl-key=k.pem"),
+        "sslmode=verify-full&sslrootcert=%2Fetc%2Fusher%2Fmy+ca.pem&ssl-key=%2Fetc%2Fusher%2Fk.pem"
+    );
+    for same in ["sslrootcert=/a/b.pem", "application_name=a.pem&sslmode=require", "x"] {
+        assert_eq!(url(same), same);
+    }
+}
+
+#[test]
 fn a_file_that_cannot_be_read_is_named() {
     let none = Config::load(Path::new("/nowhere.yaml"), &env).unwrap_err().to_string();
     assert_eq!(none, "/nowhere.yaml: cannot be read: No such file or directory (os error 2)");
