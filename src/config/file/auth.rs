@@ -192,7 +192,9 @@ fn shared_secrets(s: &Section<'_>) -> Vec<(Secret, Place)> {
         if text.is_none() {
             item.wrong("expected a secret as text");
         }
-        strong(item, Secret::new(text?.text.clone()))
+        let strong = strong(item, Secret::new(text?.text.clone()))?;
+        secrets::warn_if_readable(item);
+        Some(strong)
     });
     all.extend(s.list("secret_files", |item| {
         let text = secrets::from_file(item)?;

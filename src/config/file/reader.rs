@@ -17,7 +17,7 @@ const MANY: usize = 1_000;
 /// What all readers of one file share.
 pub(super) struct Context<'a> {
     /// The file, as messages name it.
-    file: &'a Path,
+    pub file: &'a Path,
     /// The directory that relative paths start from.
     pub base: &'a Path,
     pub problems: RefCell<Vec<Problem>>,

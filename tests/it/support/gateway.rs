@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write as _};
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Output, Stdio};
 use std::sync::Arc;
@@ -164,6 +165,9 @@ impl Builder {
         }
         let config = directory.path().join("usher.yaml");
         std::fs::write(&config, yaml).expect("the directory is ours");
+        // it may hold secrets
+        let own = std::fs::Permissions::from_mode(0o600);
+        std::fs::set_permissions(&config, own).expect("the file is ours");
         Home { directory, config, environment: self.environment.clone() }
     }
 }

@@ -189,6 +189,33 @@ fn a_secret_that_everybody_can_read_is_a_warning() {
 }
 
 #[test]
+fn a_secret_in_a_configuration_that_everybody_can_read_is_a_warning() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("usher.yaml");
+    let random = "Zm9yIHRlc3RzIGFsb25lLCBuZXZlciB1c2VkIGFueXdoZXJl";
+    let text = format!(
+        "upstreams:\n- {{ name: a, url: http://a, api_key: usk }}\n- {{ name: b, url: http://b, \
+         api_key: '${{KEY}}' }}\nredis: redis://127.0.0.1\nredis_secret: {random}\n\
+         database: postgres://u:p@localhost/d\nauth: {{ issuers: [ {{ name: i, issuer: i, \
+         audience: a, default_tier: free, secrets: [{random}] }} ] }}\n"
+    );
+    fs::write(&file, text).unwrap();
+    let warned = |mode| {
+        fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+        let env = |_: &str| Some("from-the-environment".to_owned());
+        let warnings = Config::load(&file, &env).unwrap().warnings;
+        let shown = file.display();
+        let remedy = format!("is a secret, and {shown} can be read by everybody: chmod 600 {shown}");
+        assert!(warnings.iter().all(|line| line.ends_with(&remedy)), "{warnings:?}");
+        let key = |line: &String| line.split(": ").nth(1).unwrap().to_owned();
+        warnings.iter().map(key).collect::<Vec<_>>()
+    };
+    let all = ["upstreams[0].api_key", "database", "auth.issuers[0].secrets[0]", "redis_secret"];
+    assert_eq!(warned(0o644), all);
+    assert!(warned(0o640).is_empty());
+}
+
+#[test]
 fn a_secret_file_that_holds_none_is_a_mistake() {
     let place = "usher.yaml:1: upstreams[0].api_key_file";
     let empty = with_secret("\n", 0o600).unwrap_err();
