@@ -83,7 +83,7 @@ pub fn run() -> ExitCode {
         Cli { command: None, .. } => Cli::command()
             .error(ErrorKind::MissingSubcommand, "a command is needed; `usher --help` lists them")
             .exit(),
-        Cli { command: Some(Command::Check), config, .. } => return check::run(config),
+        Cli { command: Some(Command::Check), config, json, .. } => return check::run(config, json),
         Cli { command: Some(command), config, json, .. } => {
             dispatch(command, config, Output { json })
         }

@@ -4,18 +4,27 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use serde_json::json;
+
+use crate::admin::answers::{MISTAKES, Reloaded};
 use crate::auth::tokens;
 use crate::config::{Config, Draft, locate};
 use crate::server::certificate;
 use crate::store::{Redis, Store};
 
-/// Prints `FILE: ok`, or every mistake, one a line, on standard error.
-pub fn run(config: Option<PathBuf>) -> ExitCode {
+/// Prints `FILE: ok`, or every mistake, one a line, on standard error; for programs what
+/// `POST /admin/reload` would answer, on standard output.
+pub fn run(config: Option<PathBuf>, json: bool) -> ExitCode {
     let env = |name: &str| std::env::var(name).ok();
     let path = locate(config, &env);
     let findings = look(&path, &env);
+    let code = if findings.problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    let (mut out, mut err) = (io::stdout().lock(), io::stderr().lock());
     // a reader that has gone away changes nothing about the answer
-    let (_, code) = tell(&findings, &path, &mut io::stdout().lock(), &mut io::stderr().lock());
+    let _ = match json {
+        true => answer(findings, &mut out),
+        false => tell(&findings, &path, &mut out, &mut err),
+    };
     code
 }
 
@@ -52,51 +61,60 @@ fn tell(
     path: &Path,
     out: &mut dyn Write,
     err: &mut dyn Write,
-) -> (io::Result<()>, ExitCode) {
+) -> io::Result<()> {
     let Findings { warnings, problems } = findings;
-    let told = warnings.iter().chain(problems).try_for_each(|line| writeln!(err, "{line}"));
+    warnings.iter().chain(problems).try_for_each(|line| writeln!(err, "{line}"))?;
     if problems.is_empty() {
-        (told.and_then(|()| writeln!(out, "{}: ok", path.display())), ExitCode::SUCCESS)
-    } else {
-        (told, ExitCode::FAILURE)
+        writeln!(out, "{}: ok", path.display())?;
     }
+    Ok(())
+}
+
+fn answer(findings: Findings, out: &mut dyn Write) -> io::Result<()> {
+    let Findings { warnings, problems } = findings;
+    let answer = if problems.is_empty() {
+        serde_json::to_string(&Reloaded { warnings, need_restart: Vec::new() })
+    } else {
+        serde_json::to_string(&json!({ "detail": MISTAKES, "problems": problems }))
+    };
+    writeln!(out, "{}", answer?)
 }
 
 #[cfg(test)]
 mod tests {
     use std::fs;
     use std::os::unix::fs::PermissionsExt as _;
-    use std::process::ExitCode;
 
-    use super::{look, tell};
+    use super::{answer, look, tell};
 
-    fn answer(text: &str) -> (ExitCode, String, String) {
+    /// What is printed, for people and for programs.
+    fn said(text: &str) -> [String; 3] {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("usher.yaml");
         fs::write(&file, text).unwrap();
         fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
         let (mut out, mut err) = (Vec::new(), Vec::new());
-        let (told, code) = tell(&look(&file, &|_| None), &file, &mut out, &mut err);
-        told.unwrap();
+        let findings = look(&file, &|_| None);
+        tell(&findings, &file, &mut out, &mut err).unwrap();
+        let mut json = Vec::new();
+        answer(findings, &mut json).unwrap();
         let text = |bytes: Vec<u8>| {
             String::from_utf8(bytes).unwrap().replace(&format!("{}/", dir.path().display()), "")
         };
         let left: Vec<_> = fs::read_dir(dir.path()).unwrap().collect();
         assert_eq!(left.len(), 1, "it touches nothing");
-        (code, text(out), text(err))
+        [out, err, json].map(text)
     }
 
     #[test]
     fn a_good_file_is_ok() {
-        let (code, out, err) = answer("upstreams: [ { name: a, url: http://127.0.0.1:1 } ]");
-        assert_eq!(code, ExitCode::SUCCESS);
+        let [out, err, _] = said("upstreams: [ { name: a, url: http://127.0.0.1:1 } ]");
         assert_eq!((&*out, &*err), ("usher.yaml: ok\n", ""));
     }
 
     #[test]
     fn every_mistake_is_a_line_on_standard_error() {
-        let (code, out, err) = answer("thread: 1\nupstreams: [ { name: a, ur: http://h } ]");
-        assert_eq!(code, ExitCode::FAILURE);
+        let [out, err, _] = said("thread: 1\nupstreams: [ { name: a, ur: http://h } ]");
         assert_eq!(out, "");
         assert_eq!(
             err,
@@ -108,7 +126,7 @@ mod tests {
 
     #[test]
     fn what_is_wrong_with_files_is_told_beside_what_is_wrong_with_the_text() {
-        let (code, out, err) = answer(
+        let [out, err, _] = said(
             "upstreams: [ { name: a, url: http://127.0.0.1:1 } ]\n\
              listen: [ { address: '127.0.0.1:1', tls: { cert: a.pem, key: b.pem } } ]\n\
              auth:\n  jwt: { previous_secret_files: [before] }\n  issuers:\n    \
@@ -120,7 +138,7 @@ mod tests {
              redis: rediss://h\nredis_ca: ca.pem\n\
              database: postgres://localhost/d?sslrootcert=root.pem\nthread: 1\n",
         );
-        assert_eq!((code, &*out), (ExitCode::FAILURE, ""));
+        assert_eq!(out, "");
         let none = "cannot be read: No such file or directory (os error 2)";
         let shared = "issuer two has a secret of one, so each could make the other's tokens: give \
                       one of them a secret of its own, from `openssl rand -base64 48`";
@@ -140,12 +158,12 @@ mod tests {
 
     #[test]
     fn keys_of_an_issuer_that_verify_nothing_are_a_mistake() {
-        let (code, _, err) = answer(
+        let [out, err, _] = said(
             "upstreams: [ { name: a, url: http://127.0.0.1:1 } ]\n\
              auth: { issuers: [ { name: one, issuer: https://one, audience: usher, \
              default_tier: free, jwks_file: usher.yaml } ] }\n",
         );
-        assert_eq!(code, ExitCode::FAILURE);
+        assert_eq!(out, "");
         let place = "usher.yaml:2: auth.issuers[0].jwks_file";
         assert_eq!(err, format!("{place}: usher.yaml: not a set of keys\n"));
     }
