@@ -194,6 +194,15 @@ fn rate(text: &str) -> Result<String, UnitError> {
     text.parse::<Rate>().map(|_| text.to_owned())
 }
 
+/// A rate as people are shown it: `50k/h` is `50000/hour`.
+fn spelt(rate: Option<&str>) -> Option<String> {
+    // a rate that only a later version can read is shown as it is kept
+    rate.map(|text| match text.parse::<Rate>() {
+        Ok(rate) => rate.to_string(),
+        Err(_) => text.to_owned(),
+    })
+}
+
 fn state_parser() -> impl TypedValueParser<Value = KeyState> {
     PossibleValuesParser::new(STATES.map(KeyState::as_str)).try_map(|text| {
         STATES.into_iter().find(|state| state.as_str() == text).ok_or("no such state")
@@ -223,8 +232,8 @@ fn describe(key: &KeyRecord) -> String {
             "models",
             key.models.as_ref().map_or_else(|| "all".to_owned(), |models| models.join(", ")),
         ),
-        ("requests", output::or_dash(key.limits.requests.as_deref())),
-        ("tokens", output::or_dash(key.limits.tokens.as_deref())),
+        ("requests", output::or_dash(spelt(key.limits.requests.as_deref()).as_deref())),
+        ("tokens", output::or_dash(spelt(key.limits.tokens.as_deref()).as_deref())),
         ("concurrency", output::or_dash(key.limits.concurrency.map(|n| n.to_string()).as_deref())),
         ("delegating", if key.delegating { "yes" } else { "no" }.to_owned()),
         ("state", key.state.as_str().to_owned()),

@@ -239,6 +239,18 @@ fn a_created_key_is_an_object_whose_hash_is_all_that_is_kept() {
 }
 
 #[test]
+fn people_are_shown_rates_in_full_and_programs_as_they_were_given() {
+    let machine = Machine::new();
+    machine.text("users create bob");
+    let rated = "keys create --user bob --name rated --requests 500/h --tokens 1M/d";
+    let rated = machine.json(rated);
+    let limits = json!({ "requests": "500/h", "tokens": "1M/d", "concurrency": null });
+    assert_eq!(rated["limits"], limits);
+    let people = machine.text(&format!("keys show {}", rated["id"]));
+    assert!(people.contains("500/hour") && people.contains("1000000/day"), "{people}");
+}
+
+#[test]
 fn standard_output_holds_a_created_key_and_nothing_else() {
     let machine = Machine::new();
     machine.text("users create bob");
