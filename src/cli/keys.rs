@@ -81,7 +81,7 @@ pub(super) struct Rights {
     #[arg(long)]
     tier: Option<String>,
     /// How long it works: 12h, 30d; without, until it is revoked
-    #[arg(long, value_name = "DURATION", value_parser = units::parse_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = lifetime)]
     expires: Option<Duration>,
     /// The only models it may use: 'llama3*,qwen3:8b'
     #[arg(long, value_name = "PATTERNS", value_delimiter = ',')]
@@ -186,6 +186,14 @@ impl Rights {
             delegating: self.delegating,
             expires_at: expires_at.transpose().context("--expires is too far away")?,
         })
+    }
+}
+
+/// How long a key works; one that never does is a mistake.
+fn lifetime(text: &str) -> Result<Duration, String> {
+    match units::parse_duration(text) {
+        Ok(Duration::ZERO) => Err("must be longer than zero".to_owned()),
+        read => read.map_err(|error| error.to_string()),
     }
 }
 

@@ -362,7 +362,10 @@ fn wrong_usage_is_exit_code_2() {
         "keys create --user bob",
         "keys create --user bob --name x --expires soon",
         "keys create --user bob --name x --concurrency 0",
+        "keys create --user bob --name x --expires 0s",
         "keys import --sha256 1234 --user bob",
+        "keys import --user bob --expires 0s --sha256 \
+         0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
         "keys list --state lost",
         "keys show first",
         "keys rotate 1 --grace week",
