@@ -255,6 +255,8 @@ pub enum RouteClass {
 pub struct Upstream {
     /// Its name in logs, headers and answers.
     pub name: String,
+    /// Where the configuration has its URL.
+    pub place: Place,
     /// What it speaks.
     pub kind: UpstreamKind,
     /// `http` or `https`.

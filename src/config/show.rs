@@ -195,7 +195,8 @@ fn show_tier(tier: &Tier) -> Value {
 }
 
 fn show_upstream(upstream: &Upstream) -> Value {
-    let Upstream { name, kind, tls, host, port, slots, model_slots, gpu, api_key } = upstream;
+    let Upstream { name, place: _, kind, tls, host, port, slots, model_slots, gpu, api_key } =
+        upstream;
     let scheme = if *tls { "https" } else { "http" };
     let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
     let mut shown = json!({

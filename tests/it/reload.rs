@@ -140,6 +140,7 @@ fn a_bad_file_changes_nothing_and_is_told_with_its_lines() {
         (format!("{good}x: {deep}"), "usher.yaml:"),
         (format!("{good}a0: &a0 [x]\n{bomb}"), "usher.yaml:"),
         (huge, "is larger than 1MiB"),
+        (good.replace(&sim.url(), "http://no.invalid"), "upstreams[0].url: cannot resolve no."),
     ];
     for (text, told) in hostile {
         std::fs::write(file(&gateway), &text).unwrap();
@@ -158,6 +159,16 @@ fn a_bad_file_changes_nothing_and_is_told_with_its_lines() {
     logs(&gateway, "cannot be read", || gateway.signal("HUP"));
     assert_eq!(count(&gateway, TAKEN), 0);
     logs(&gateway, TAKEN, || std::fs::write(file(&gateway), good).unwrap());
+}
+
+#[test]
+fn a_secret_that_is_gone_is_told_with_the_line_that_could_name_another() {
+    let sim = paced("1");
+    let gateway = gateway().upstream("gpu0", &sim.url()).start();
+    std::fs::remove_file(gateway.home().path().join("state/jwt_secret")).unwrap();
+    let told = "usher.yaml:1: auth.jwt.secret_file: there is no secret to sign tokens with";
+    logs(&gateway, told, || gateway.signal("HUP"));
+    assert_eq!(count(&gateway, TAKEN), 0);
 }
 
 #[test]
