@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::input::{MaybeBody, Nothing};
 use super::{Admin, Caller, Fault};
 use crate::auth::User;
 use crate::auth::login::LoginForm;
@@ -195,6 +196,7 @@ fn token(admin: &Admin, user: &User) -> Result<LoggedIn, Fault> {
 pub(super) async fn logout(
     State(admin): State<Arc<Admin>>,
     Extension(caller): Extension<Caller>,
+    MaybeBody(Nothing {}): MaybeBody<Nothing>,
 ) -> Result<StatusCode, Fault> {
     let Some(token) = &caller.principal.token else {
         let detail = "Only a token can be logged out. An administrator revokes keys";
@@ -231,6 +233,7 @@ pub(super) struct Me {
 pub(super) async fn me(
     State(admin): State<Arc<Admin>>,
     Extension(caller): Extension<Caller>,
+    MaybeBody(Nothing {}): MaybeBody<Nothing>,
 ) -> Json<Me> {
     let principal = &caller.principal;
     let (limits, usage) = admin.limits.report(principal, &admin.live.load().config);
