@@ -77,7 +77,7 @@ struct Login {
 }
 
 /// Gives a token for a name and a password.
-#[utoipa::path(post, path = "/auth/login", tag = "session",
+#[utoipa::path(post, path = "/auth/login", tag = "session", security(()),
     request_body(content((Login = "application/json"),
         (Login = "application/x-www-form-urlencoded"))),
     responses((status = 200, description = "A token", body = LoggedIn)))]

@@ -37,7 +37,8 @@ struct Asked {
         ("to" = Option<String>, Query, description = "A day or a moment"),
         ("format" = Option<String>, Query, description = "`json` or `csv`"),
     ),
-    responses((status = 200, description = "The sums", body = Usage)))]
+    responses((status = 200, description = "The sums",
+        content((Usage = "application/json"), (String = "text/csv")))))]
 pub(super) async fn all(
     State(admin): State<Arc<Admin>>,
     RawQuery(query): RawQuery,
