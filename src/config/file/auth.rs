@@ -72,7 +72,7 @@ fn header(scalar: &Scalar) -> Result<HeaderName, String> {
         "user-agent",
         "x-request-id",
     ];
-    let name = HeaderName::from_bytes(scalar.text.as_bytes()).map_err(|_| {
+    let name = HeaderName::from_bytes(values::text(scalar)?.as_bytes()).map_err(|_| {
         format!("expected a header's name such as X-API-Key, found {}", scalar.shown())
     })?;
     match TAKEN.contains(&name.as_str()) {
@@ -122,7 +122,9 @@ fn issuers(s: &Section<'_>, tiers: &[&str], jwt: &Jwt) -> Vec<Issuer> {
     list.list(|item| {
         let issuer = issuer(item, tiers)?;
         let mut seen = seen.borrow_mut();
-        if seen.iter().any(|(name, _)| *name == issuer.name) {
+        // one without a name has been told so already
+        let named = !issuer.name.is_empty();
+        if named && seen.iter().any(|(name, _)| *name == issuer.name) {
             item.wrong(format!("there is an issuer named `{}` already", issuer.name));
         }
         if seen.iter().any(|(_, claim)| *claim == issuer.issuer) {
@@ -162,8 +164,9 @@ fn issuer(item: &Item<'_>, tiers: &[&str]) -> Option<Issuer> {
 }
 
 fn name(scalar: &Scalar) -> Result<String, String> {
-    match values::is_name(&scalar.text) {
-        true => Ok(scalar.text.clone()),
+    let name = values::text(scalar)?;
+    match values::is_name(&name) {
+        true => Ok(name),
         false => Err(format!("{}, found {}", values::NAME, scalar.shown())),
     }
 }

@@ -152,6 +152,7 @@ fn metrics_have_a_place_unless_they_are_off() {
     assert_eq!(place("").as_deref(), Some("127.0.0.1:9090"));
     assert_eq!(place("metrics: { address: '[::1]:0' }").as_deref(), Some("[::1]:0"));
     assert_eq!(place("metrics: off"), None);
+    assert_eq!(place("metrics: { address: off }"), None);
 }
 
 #[test]
