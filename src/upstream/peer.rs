@@ -81,8 +81,7 @@ pub enum PeerError {
 
 fn resolve(config: &Upstream) -> Result<SocketAddr, PeerError> {
     let Upstream { place, host, port, .. } = config;
-    let failed =
-        |cause| PeerError::Address { place: place.clone(), host: host.clone(), cause };
+    let failed = |cause| PeerError::Address { place: place.clone(), host: host.clone(), cause };
     let mut addresses =
         (host.as_str(), *port).to_socket_addrs().map_err(|error| failed(error.to_string()))?;
     addresses.next().ok_or_else(|| failed("it has no address".to_owned()))

@@ -258,8 +258,8 @@ impl Link {
 fn with_authority(url: &str, file: &NamedFile) -> Result<Client, String> {
     let NamedFile { path, place } = file;
     let shown = path.display();
-    let root = std::fs::read(path)
-        .map_err(|error| format!("{place}: {shown} cannot be read: {error}"))?;
+    let root =
+        std::fs::read(path).map_err(|error| format!("{place}: {shown} cannot be read: {error}"))?;
     let is_pem = memchr::memmem::find(&root, b"-----BEGIN CERTIFICATE-----").is_some();
     let certificates = TlsCertificates { client_tls: None, root_cert: Some(root) };
     let client = Client::build_with_tls(url, certificates).ok().filter(|_| is_pem);

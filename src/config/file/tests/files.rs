@@ -206,7 +206,8 @@ fn a_secret_in_a_configuration_that_everybody_can_read_is_a_warning() {
         let env = |_: &str| Some("from-the-environment".to_owned());
         let warnings = Config::load(&file, &env).unwrap().warnings;
         let shown = file.display();
-        let remedy = format!("is a secret, and {shown} can be read by everybody: chmod 600 {shown}");
+        let remedy =
+            format!("is a secret, and {shown} can be read by everybody: chmod 600 {shown}");
         assert!(warnings.iter().all(|line| line.ends_with(&remedy)), "{warnings:?}");
         let key = |line: &String| line.split(": ").nth(1).unwrap().to_owned();
         warnings.iter().map(key).collect::<Vec<_>>()
@@ -254,7 +255,8 @@ fn databases_are_told_apart() {
 
 #[test]
 fn files_that_a_database_s_url_names_are_found_from_the_configuration_on() {
-    let url = |query: &str| match with(&format!("database: 'postgres://u:p@h/d?{query}'")).database {
+    let url = |query: &str| match with(&format!("database: 'postgres://u:p@h/d?{query}'")).database
+    {
         Database::Postgres(url) => url.expose().split_once('?').unwrap().1.to_owned(),
         Database::Sqlite(_) => panic!("{query}"),
     };

@@ -135,7 +135,8 @@ fn pattern(path: &str) -> String {
 
 #[test]
 fn restrict_may_name_the_routes_that_need_a_credential() {
-    let mut guarded: Vec<_> = crate::route::paths().filter(|path| crate::route::known(path)).collect();
+    let mut guarded: Vec<_> =
+        crate::route::paths().filter(|path| crate::route::known(path)).collect();
     guarded.sort_unstable();
     assert_eq!(super::super::ROUTES, guarded);
 }
