@@ -325,6 +325,10 @@ fn what_cannot_be_done_is_one_line_and_exit_code_1() {
     for (arguments, line) in [
         ("users create admin", "there is a user 'admin' already"),
         (
+            "users create cli",
+            "'cli' cannot be a username: the audit trail calls the commands so",
+        ),
+        (
             "users create bob --tier gold",
             "there is no tier 'gold': the configuration has admin, free, premium",
         ),
