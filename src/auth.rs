@@ -17,6 +17,7 @@ pub mod ssh_key;
 pub mod tokens;
 pub mod verdict;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -137,9 +138,9 @@ pub struct Subject {
 /// What authentication asks of the database.
 #[async_trait]
 pub trait IdentityStore: Send + Sync + 'static {
-    /// Who this is; `None` if it is nobody. A user of another issuer becomes somebody by being
-    /// asked for.
-    async fn identity(&self, of: &Holder) -> Result<Option<Identity>, Unavailable>;
+    /// Who this is, presented by a client at this address; `None` if it is nobody. A user of
+    /// another issuer becomes somebody by being asked for.
+    async fn identity(&self, of: &Holder, from: IpAddr) -> Result<Option<Identity>, Unavailable>;
     /// A number that every change to users and keys raises.
     async fn revision(&self) -> Result<i64, Unavailable>;
 }

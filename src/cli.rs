@@ -15,15 +15,16 @@ mod token;
 mod usage;
 mod users;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
 use serde_json::json;
 
-use crate::config::{self, Config};
+use crate::auth::tokens::CannotLoad;
+use crate::config::{self, Config, Problems};
 use crate::server;
 use crate::store::Store;
 use output::Output;
@@ -82,7 +83,7 @@ pub fn run() -> ExitCode {
         Cli { command: None, .. } => Cli::command()
             .error(ErrorKind::MissingSubcommand, "a command is needed; `usher --help` lists them")
             .exit(),
-        Cli { command: Some(Command::Check), config, .. } => return check::run(config),
+        Cli { command: Some(Command::Check), config, json, .. } => return check::run(config, json),
         Cli { command: Some(command), config, json, .. } => {
             dispatch(command, config, Output { json })
         }
@@ -104,20 +105,43 @@ fn dispatch(command: Command, config: Option<PathBuf>, output: Output) -> anyhow
         return status::run(&url, output);
     }
     let path = config::locate(config, &env);
-    let config = match Config::load(&path, &env) {
-        Ok(config) => config,
-        Err(problems) => bail!("the configuration is not right:\n{problems}"),
-    };
+    let done = Config::load(&path, &env).map_err(anyhow::Error::from);
+    let done = done.and_then(|config| with_config(command, config, &path, output));
+    done.map_err(|error| on_one_line(error, &path))
+}
+
+fn with_config(
+    command: Command,
+    config: Config,
+    path: &Path,
+    output: Output,
+) -> anyhow::Result<()> {
     match command {
-        Command::Init => init::run(&config, &path, output),
+        Command::Init => init::run(&config, path, output),
         Command::Keys(command) => keys::run(command, &config, output),
         Command::Token(wish) => token::run(&wish, &config, output),
         Command::Usage(question) => usage::run(&question, &config, output),
         Command::Users(command) => users::run(command, &config, output),
-        Command::Doctor(target) => doctor::run(target, &config, &path, output),
+        Command::Doctor(target) => doctor::run(target, &config, path, output),
         Command::Status(_) => status::run(&remote::admin_of(&config)?, output),
-        Command::Serve => server::serve(config, path),
+        Command::Serve => server::serve(config, path.to_owned()),
         Command::Check => Ok(()),
+    }
+}
+
+/// An error is one line; of a configuration's many mistakes it is the first, and how to see them
+/// all.
+fn on_one_line(error: anyhow::Error, path: &Path) -> anyhow::Error {
+    if !error.is::<Problems>() && !error.is::<CannotLoad>() {
+        return error;
+    }
+    let text = format!("{error:#}");
+    let mut lines = text.lines();
+    match (lines.next(), lines.count()) {
+        (Some(first), more @ 1..) => {
+            anyhow!("{first} (and {more} more: usher check -c {})", path.display())
+        }
+        _ => error,
     }
 }
 

@@ -4,6 +4,8 @@
 //! nothing behind this module ever meets a half-checked value.
 
 pub mod file;
+mod place;
+mod restart;
 pub mod secret;
 mod show;
 pub mod taming;
@@ -17,7 +19,8 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-pub use file::{Problems, locate};
+pub use file::{Draft, Problems, URL_FILES, locate};
+pub use place::{NamedFile, Place};
 pub use secret::Secret;
 pub use show::show;
 pub use taming::Taming;
@@ -42,6 +45,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// Where users and keys are kept.
     pub database: Database,
+    /// Where the configuration says so, or would.
+    pub database_place: Place,
     /// What several gateways share; `None` is a gateway on its own.
     pub redis: Option<Redis>,
     /// Who may come in.
@@ -75,26 +80,6 @@ pub struct Config {
     pub warnings: Vec<String>,
 }
 
-impl Config {
-    /// Keys in which `other` differs and which are read only when a process starts.
-    pub fn needing_restart(&self, other: &Self) -> Vec<&'static str> {
-        let mut sockets = self.listen.iter().zip(&other.listen);
-        let same_sockets = self.listen.len() == other.listen.len()
-            && sockets.all(|(one, another)| one.is_same(another));
-        let rows = [
-            ("listen", !same_sockets),
-            ("admin", self.admin != other.admin),
-            ("state_dir", self.state_dir != other.state_dir),
-            ("database", self.database != other.database),
-            ("redis", self.redis != other.redis),
-            ("auth.max_stale", self.auth.max_stale != other.auth.max_stale),
-            ("metrics", self.metrics != other.metrics),
-            ("threads", self.threads != other.threads),
-        ];
-        rows.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
-    }
-}
-
 /// One socket to accept clients on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listen {
@@ -125,8 +110,8 @@ pub struct TlsFiles {
     pub cert: PathBuf,
     /// The private key.
     pub key: PathBuf,
-    /// Where the configuration names them: `FILE:LINE: path.to.key`.
-    pub place: String,
+    /// Where the configuration names them.
+    pub place: Place,
 }
 
 /// Where users and keys are kept.
@@ -143,11 +128,13 @@ pub enum Database {
 pub struct Redis {
     /// Where it is; may hold a password.
     pub url: Secret,
+    /// Where the configuration says so.
+    pub place: Place,
     /// What its entries are sealed with, the same on every gateway; `None` is the secret that
     /// tokens are signed with.
     pub secret: Option<Secret>,
     /// The certificates that a `rediss://` server's must come from, PEM; `None` is the public ones.
-    pub ca: Option<PathBuf>,
+    pub ca: Option<NamedFile>,
     /// How long an answer may take before it is done without.
     pub timeout: Duration,
 }
@@ -180,7 +167,7 @@ pub struct Jwt {
     /// and may not be allowed to.
     pub secret: JwtSecret,
     /// Secrets that signed earlier: what they signed is believed until it expires.
-    pub previous: Vec<SecretFile>,
+    pub previous: Vec<NamedFile>,
     /// Claim `iss`.
     pub issuer: String,
     /// Claim `aud`.
@@ -197,18 +184,9 @@ pub enum JwtSecret {
     /// In the environment, as `JWT_SECRET`.
     Environment(Secret),
     /// In this file, which the configuration names.
-    File(SecretFile),
+    File(NamedFile),
     /// In this file, which `usher init` makes.
-    Made(PathBuf),
-}
-
-/// A file that holds a secret.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SecretFile {
-    /// The file.
-    pub path: PathBuf,
-    /// Where the configuration names it: `FILE:LINE: path.to.key`.
-    pub place: String,
+    Made(NamedFile),
 }
 
 /// Somebody else who makes tokens that are believed.
@@ -220,12 +198,12 @@ pub struct Issuer {
     pub issuer: String,
     /// Claim `aud`.
     pub audience: String,
-    /// Secrets shared with it, for HS256.
-    pub secrets: Vec<Secret>,
+    /// Secrets shared with it, for HS256, and where each is written or named.
+    pub secrets: Vec<(Secret, Place)>,
     /// Where it publishes its keys, `https`.
     pub jwks_url: Option<String>,
     /// A file with its keys.
-    pub jwks_file: Option<PathBuf>,
+    pub jwks_file: Option<NamedFile>,
     /// The claim that says what a user is, as the steps that lead to it; empty: none does.
     pub role_claim: Vec<String>,
     /// What that claim may say, and the tier that it means.
@@ -277,6 +255,8 @@ pub enum RouteClass {
 pub struct Upstream {
     /// Its name in logs, headers and answers.
     pub name: String,
+    /// Where the configuration has its URL.
+    pub place: Place,
     /// What it speaks.
     pub kind: UpstreamKind,
     /// `http` or `https`.

@@ -63,7 +63,7 @@ impl Fleet {
             next_id = next_id.max(id + 1);
             let peer = peer::prototype(upstream, &config.timeouts, before.map(|old| &old.peer))?;
             let instance = Instance::new(id, upstream.clone(), peer, state)
-                .map_err(|_| PeerError::Header(upstream.name.clone()))?;
+                .map_err(|_| PeerError::Header(upstream.place.clone()))?;
             instances.push(Arc::new(instance));
         }
         let stays = |old: &Instance| instances.iter().any(|new: &Arc<Instance>| new.id == old.id);

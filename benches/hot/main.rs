@@ -2,6 +2,7 @@
 #![allow(missing_docs, reason = "criterion's macro makes public functions without any")]
 
 use std::hint::black_box;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -110,6 +111,7 @@ impl KnownCaller {
             config: &self.config.auth,
             tokens,
             now: Timestamp::now(),
+            from: Ipv4Addr::LOCALHOST.into(),
             last: None,
         }
     }
@@ -136,7 +138,7 @@ struct OneUser;
 
 #[async_trait]
 impl IdentityStore for OneUser {
-    async fn identity(&self, _: &Holder) -> Result<Option<Identity>, Unavailable> {
+    async fn identity(&self, _: &Holder, _: IpAddr) -> Result<Option<Identity>, Unavailable> {
         Ok(Some(identity()))
     }
 

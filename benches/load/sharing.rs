@@ -228,6 +228,7 @@ impl Layers {
             config: &self.config.auth,
             tokens: &self.tokens,
             now: Timestamp::now(),
+            from: Ipv4Addr::LOCALHOST.into(),
             last: None,
         };
         authenticator.authenticate(asking).await.map(drop).map_err(anyhow::Error::from)

@@ -72,6 +72,18 @@ pub struct RotatedKey<'a> {
     pub old_expires_at: Timestamp,
 }
 
+/// What came of rereading the file.
+#[derive(Serialize, ToSchema)]
+pub struct Reloaded {
+    /// What deserves a word but is no mistake, each as `FILE:LINE: path.to.key: text`.
+    pub warnings: Vec<String>,
+    /// Keys that have changed and take effect with a restart.
+    pub need_restart: Vec<&'static str>,
+}
+
+/// Why a file was not taken; what is wrong with it stands beside.
+pub const MISTAKES: &str = "The file has mistakes, so nothing was changed";
+
 #[cfg(test)]
 mod tests {
     use super::*;

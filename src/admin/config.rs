@@ -6,23 +6,13 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::{Extension, Json};
-use serde::Serialize;
 use serde_json::Value;
-use utoipa::ToSchema;
 
+use super::answers::{MISTAKES, Reloaded};
 use super::input::{MaybeBody, Nothing};
 use super::{Admin, Caller, Fault};
 use crate::config;
 use crate::live::reload::Rejected;
-
-/// What came of rereading the file.
-#[derive(Serialize, ToSchema)]
-pub(super) struct Reloaded {
-    /// What deserves a word but is no mistake, each as `FILE:LINE: path.to.key: text`.
-    warnings: Vec<String>,
-    /// Keys that have changed and take effect with a restart.
-    need_restart: Vec<&'static str>,
-}
 
 /// Shows the configuration in force, as the file would say it; secrets are left out.
 #[utoipa::path(get, path = "/admin/config", tag = "config",
@@ -71,7 +61,7 @@ impl From<Rejected> for Fault {
             status: StatusCode::UNPROCESSABLE_ENTITY,
             reason: "bad_config",
             problems,
-            ..Self::bad("The file has mistakes, so nothing was changed".to_owned())
+            ..Self::bad(MISTAKES.to_owned())
         }
     }
 }

@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::input::{MaybeBody, Nothing};
 use super::{Admin, Caller, Fault};
 use crate::auth::User;
 use crate::auth::login::LoginForm;
@@ -76,7 +77,7 @@ struct Login {
 }
 
 /// Gives a token for a name and a password.
-#[utoipa::path(post, path = "/auth/login", tag = "session",
+#[utoipa::path(post, path = "/auth/login", tag = "session", security(()),
     request_body(content((Login = "application/json"),
         (Login = "application/x-www-form-urlencoded"))),
     responses((status = 200, description = "A token", body = LoggedIn)))]
@@ -195,6 +196,7 @@ fn token(admin: &Admin, user: &User) -> Result<LoggedIn, Fault> {
 pub(super) async fn logout(
     State(admin): State<Arc<Admin>>,
     Extension(caller): Extension<Caller>,
+    MaybeBody(Nothing {}): MaybeBody<Nothing>,
 ) -> Result<StatusCode, Fault> {
     let Some(token) = &caller.principal.token else {
         let detail = "Only a token can be logged out. An administrator revokes keys";
@@ -231,6 +233,7 @@ pub(super) struct Me {
 pub(super) async fn me(
     State(admin): State<Arc<Admin>>,
     Extension(caller): Extension<Caller>,
+    MaybeBody(Nothing {}): MaybeBody<Nothing>,
 ) -> Json<Me> {
     let principal = &caller.principal;
     let (limits, usage) = admin.limits.report(principal, &admin.live.load().config);

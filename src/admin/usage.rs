@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::input::{MaybeBody, Nothing};
 use super::{Admin, Caller, Fault};
 use crate::usage::report::{self, By, Line, Period};
 
@@ -36,10 +37,12 @@ struct Asked {
         ("to" = Option<String>, Query, description = "A day or a moment"),
         ("format" = Option<String>, Query, description = "`json` or `csv`"),
     ),
-    responses((status = 200, description = "The sums", body = Usage)))]
+    responses((status = 200, description = "The sums",
+        content((Usage = "application/json"), (String = "text/csv")))))]
 pub(super) async fn all(
     State(admin): State<Arc<Admin>>,
     RawQuery(query): RawQuery,
+    MaybeBody(Nothing {}): MaybeBody<Nothing>,
 ) -> Result<Response, Fault> {
     let Asked { by, from, to, csv } = read(query.as_deref().unwrap_or_default())?;
     let data = admin.store.usage(by, Period::of(from, to)).await?;
@@ -57,6 +60,7 @@ pub(super) async fn all(
 pub(super) async fn own(
     State(admin): State<Arc<Admin>>,
     Extension(caller): Extension<Caller>,
+    MaybeBody(Nothing {}): MaybeBody<Nothing>,
 ) -> Result<Json<Usage>, Fault> {
     Ok(Json(Usage { data: admin.store.own_usage(caller.user_id).await? }))
 }

@@ -39,9 +39,11 @@ impl Issuer {
     /// Makes ready to verify; what is in `known` already is not asked for again.
     pub(super) fn new(config: &config::Issuer, known: &[Arc<Keys>]) -> io::Result<Self> {
         let url = config.jwks_url.as_deref().map(|url| Keys::at_url(&config.name, url, known));
-        let file = config.jwks_file.as_deref();
-        let file = file.map(|file| Ok(Keys::in_file(&config.name, file, known)));
-        let secret = |secret: &config::Secret| DecodingKey::from_secret(secret.expose().as_bytes());
+        let file = config.jwks_file.as_ref();
+        let file = file.map(|file| Ok(Keys::in_file(&config.name, &file.path, known)));
+        let secret = |(secret, _): &(config::Secret, config::Place)| {
+            DecodingKey::from_secret(secret.expose().as_bytes())
+        };
         Ok(Self {
             secrets: config.secrets.iter().map(secret).collect(),
             published: url.into_iter().chain(file).collect::<io::Result<_>>()?,

@@ -16,7 +16,7 @@ use moka::sync::Cache;
 use ring::digest;
 
 use super::issuer::{Issuer, Keys};
-use super::jwt::local::{BadSecret, Local, keep_apart};
+use super::jwt::local::{self, BadSecret, Local};
 use super::jwt::{LONGEST, Token, TokenFault};
 use super::{Holder, Subject, Unavailable};
 use crate::config::Auth;
@@ -80,14 +80,26 @@ fn lines(bad: &[BadSecret]) -> String {
     bad.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }
 
+/// Everything that is wrong with the secrets and the files of keys that a configuration names. A
+/// secret that `usher init` is still to make is no mistake.
+pub fn check(config: &Auth) -> Vec<String> {
+    let bad = local::check(config).into_iter();
+    let bad = bad.filter(|bad| !matches!(bad, BadSecret::Missing(_)));
+    let files = config.issuers.iter().filter_map(|issuer| issuer.jwks_file.as_ref());
+    bad.map(|bad| bad.to_string()).chain(files.filter_map(|file| Keys::check(file).err())).collect()
+}
+
 impl Tokens {
     /// Reads the secrets. The keys of issuers that `before` had are taken over as they are.
     ///
     /// # Errors
     /// [`CannotLoad`]
     pub fn load(config: &Auth, before: Option<&Self>) -> Result<Self, CannotLoad> {
+        let bad = local::check(config);
+        if !bad.is_empty() {
+            return Err(CannotLoad::Secrets(bad));
+        }
         let local = Local::load(&config.jwt).map_err(CannotLoad::Secrets)?;
-        keep_apart(config).map_err(CannotLoad::Secrets)?;
         let known: Vec<Arc<Keys>> = before
             .iter()
             .flat_map(|it| it.issuers.iter().flat_map(Issuer::keys))

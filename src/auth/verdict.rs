@@ -9,6 +9,7 @@ mod acquaintance;
 mod lookup;
 mod watching;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -91,6 +92,8 @@ pub struct Asking<'r> {
     pub tokens: &'r Tokens,
     /// When it came.
     pub now: Timestamp,
+    /// Where it came from.
+    pub from: IpAddr,
     /// Who came last on the same connection.
     pub last: Option<&'r Acquaintance>,
 }
@@ -217,7 +220,7 @@ impl Authenticator {
 
     async fn key(&self, text: &Text<'_>, asking: &Asking<'_>) -> Result<Principal, AuthError> {
         let key = text.expose();
-        let known = self.holder_of(key, asking.last).await?;
+        let known = self.holder_of(key, asking).await?;
         let judge = |known: Known| judge(known.what, asking.now);
         match known.ok_or(KeyFault::Unknown).and_then(judge) {
             Ok(identity) => Ok(Principal { identity, method: Method::ApiKey, token: None }),
@@ -229,16 +232,13 @@ impl Authenticator {
     }
 
     /// Whose this key is: asked only if it is not who came last on the connection.
-    async fn holder_of(
-        &self,
-        key: &str,
-        last: Option<&Acquaintance>,
-    ) -> Result<Option<Known>, AuthError> {
+    async fn holder_of(&self, key: &str, asking: &Asking<'_>) -> Result<Option<Known>, AuthError> {
+        let last = asking.last;
         if let Some(known) = last.and_then(|last| self.same_as_last(last, key)) {
             return Ok(Some(known));
         }
         classify(key).map_err(|reason| AuthError::InvalidKey { reason, public_id: None })?;
-        let known = self.identity(&Holder::Key(KeyHash::of(key.as_bytes()))).await?;
+        let known = self.identity(&Holder::Key(KeyHash::of(key.as_bytes())), asking.from).await?;
         if let (Some(last), Some(known)) = (last, &known) {
             last.remember(key, known.clone());
         }
@@ -281,7 +281,8 @@ impl Authenticator {
                 Doubt::Unavailable(unavailable) => unavailable.into(),
             })?;
         let tier = tokens.tier(&checked)?;
-        let identity = self.identity(&checked.holder).await?.ok_or(TokenFault::Ended)?.what;
+        let found = self.identity(&checked.holder, asking.from).await?;
+        let identity = found.ok_or(TokenFault::Ended)?.what;
         let user = &identity.user;
         let fault = match () {
             () if user.disabled => Some(TokenFault::UserDisabled),
@@ -309,7 +310,7 @@ impl Authenticator {
     ) -> Result<Principal, AuthError> {
         // the signature first: whoever has not made it learns nothing of who is registered
         let public = signature::check(text.expose(), &asking.signed, asking.now)?;
-        let found = self.identity(&Holder::PublicKey(public.into())).await?;
+        let found = self.identity(&Holder::PublicKey(public.into()), asking.from).await?;
         let identity = found.ok_or(SignatureFault::Unknown)?.what;
         let user = &identity.user;
         let fault = match () {
@@ -323,7 +324,7 @@ impl Authenticator {
         Ok(Principal { identity, method: Method::Signature, token: None })
     }
 
-    async fn identity(&self, holder: &Holder) -> Result<Option<Known>, Unavailable> {
+    async fn identity(&self, holder: &Holder, from: IpAddr) -> Result<Option<Known>, Unavailable> {
         let (epoch, asked) = (self.epoch.load(Ordering::Acquire), Instant::now());
         if let Some(answer) = self.recall(holder, epoch, asked) {
             let kept = if answer.is_some() { &self.recalled } else { &self.recalled_unknown };
@@ -332,7 +333,7 @@ impl Authenticator {
         }
         self.looked_up.fetch_add(1, Ordering::Relaxed);
         let shared = self.shared_revision(epoch, asked);
-        let answer = self.lookups.ask(holder.clone(), epoch, shared).await?;
+        let answer = self.lookups.ask((holder.clone(), epoch), shared, from).await?;
         Ok(match answer {
             Answer::Nobody => {
                 self.unknown.insert(holder.clone(), Remembered { what: (), epoch, asked });

@@ -44,9 +44,14 @@ pub(super) fn run(
     path: &Path,
     output: Output,
 ) -> anyhow::Result<()> {
-    let gateway = match target.url {
-        Some(url) => url.trim_end_matches('/').to_owned(),
-        None => remote::of(config)?,
+    let (gateway, admin) = match target.url {
+        Some(url) => {
+            let url = url.trim_end_matches('/').to_owned();
+            // where an address of its own is seen from here, that URL does not say
+            let admin = config.admin.is_none().then(|| url.clone());
+            (url, admin)
+        }
+        None => (remote::of(config)?, Some(remote::admin_of(config)?)),
     };
     let client = remote::client()?;
     let report = remote::block_on(async {
@@ -73,7 +78,7 @@ pub(super) fn run(
             redis_error,
             upstreams,
             warnings,
-            walk: walk::walk(&client, &gateway, config).await,
+            walk: walk::walk(&client, (&gateway, admin.as_deref()), config).await,
             gateway,
         })
     })?;

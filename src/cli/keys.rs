@@ -81,7 +81,7 @@ pub(super) struct Rights {
     #[arg(long)]
     tier: Option<String>,
     /// How long it works: 12h, 30d; without, until it is revoked
-    #[arg(long, value_name = "DURATION", value_parser = units::parse_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = lifetime)]
     expires: Option<Duration>,
     /// The only models it may use: 'llama3*,qwen3:8b'
     #[arg(long, value_name = "PATTERNS", value_delimiter = ',')]
@@ -189,9 +189,26 @@ impl Rights {
     }
 }
 
+/// How long a key works; one that never does is a mistake.
+fn lifetime(text: &str) -> Result<Duration, String> {
+    match units::parse_duration(text) {
+        Ok(Duration::ZERO) => Err("must be longer than zero".to_owned()),
+        read => read.map_err(|error| error.to_string()),
+    }
+}
+
 /// A rate, kept as it is written.
 fn rate(text: &str) -> Result<String, UnitError> {
     text.parse::<Rate>().map(|_| text.to_owned())
+}
+
+/// A rate as people are shown it: `50k/h` is `50000/hour`.
+fn spelt(rate: Option<&str>) -> Option<String> {
+    // a rate that only a later version can read is shown as it is kept
+    rate.map(|text| match text.parse::<Rate>() {
+        Ok(rate) => rate.to_string(),
+        Err(_) => text.to_owned(),
+    })
 }
 
 fn state_parser() -> impl TypedValueParser<Value = KeyState> {
@@ -223,8 +240,8 @@ fn describe(key: &KeyRecord) -> String {
             "models",
             key.models.as_ref().map_or_else(|| "all".to_owned(), |models| models.join(", ")),
         ),
-        ("requests", output::or_dash(key.limits.requests.as_deref())),
-        ("tokens", output::or_dash(key.limits.tokens.as_deref())),
+        ("requests", output::or_dash(spelt(key.limits.requests.as_deref()).as_deref())),
+        ("tokens", output::or_dash(spelt(key.limits.tokens.as_deref()).as_deref())),
         ("concurrency", output::or_dash(key.limits.concurrency.map(|n| n.to_string()).as_deref())),
         ("delegating", if key.delegating { "yes" } else { "no" }.to_owned()),
         ("state", key.state.as_str().to_owned()),

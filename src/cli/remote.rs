@@ -8,7 +8,7 @@ use reqwest::{Client, RequestBuilder, Response};
 use serde_json::Value;
 
 use super::init;
-use crate::config::Config;
+use crate::config::{Config, Listen};
 use crate::server;
 
 /// Longest wait for an answer to a question that costs nothing.
@@ -17,14 +17,20 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 /// Which gateway is asked.
 #[derive(Args)]
 pub(super) struct Target {
-    /// Its base URL; else the first address that the configuration listens on
+    /// Its base URL; else where the configuration listens, in the clear if it does
     #[arg(long, value_name = "URL")]
     pub(super) url: Option<String>,
 }
 
-/// Where the gateway of this configuration is found from this machine.
+/// Where the gateway of this configuration is found from this machine. A certificate is rarely for
+/// an address, and who does not speak the PROXY protocol is turned away where it is wanted.
 pub(super) fn of(config: &Config) -> anyhow::Result<String> {
-    let listen = config.listen.first().context("the configuration listens nowhere")?;
+    let plain = |it: &&Listen| it.tls.is_none() && it.balancers.is_none();
+    let direct = |it: &&Listen| it.balancers.is_none();
+    let listen = config.listen.iter();
+    let best = listen.clone().find(plain).or_else(|| listen.clone().find(direct));
+    let listen =
+        best.or_else(|| config.listen.first()).context("the configuration listens nowhere")?;
     Ok(init::url_of(listen))
 }
 
@@ -92,4 +98,25 @@ fn unreachable(error: &reqwest::Error) -> anyhow::Error {
 pub(super) fn block_on<T>(act: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.context("cannot start")?.block_on(act)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn a_gateway_is_asked_where_anybody_on_this_machine_can() {
+        let found = |listen: &str| {
+            let text = format!("upstreams: [ {{ name: a, url: http://h }} ]\nlisten: [{listen}]");
+            of(&Config::parse(&text, Path::new("usher.yaml"), &|_| None).unwrap()).unwrap()
+        };
+        let tls = "{ address: '127.0.0.1:1', tls: { cert: a, key: b } }";
+        let behind = "{ address: '127.0.0.1:2', proxy_protocol: [10.0.0.0/8] }";
+        let plain = "{ address: '127.0.0.1:3' }";
+        assert_eq!(found(&format!("{tls}, {behind}, {plain}")), "http://127.0.0.1:3");
+        assert_eq!(found(&format!("{behind}, {tls}")), "https://127.0.0.1:1");
+        assert_eq!(found(behind), "http://127.0.0.1:2");
+    }
 }

@@ -24,6 +24,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 pub use problems::Problems;
+pub use state::URL_FILES;
 pub use tiers::ROUTES;
 
 use super::{Config, JwtSecret, Secret};
@@ -39,6 +40,38 @@ impl Config {
     /// # Errors
     /// Every mistake in the file, or the reason why it cannot be read.
     pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Self, Problems> {
+        Draft::load(path, env)?.finish()
+    }
+
+    /// Reads a configuration from `text`; `path` is where it is from: messages name it, and
+    /// relative paths start from its directory.
+    ///
+    /// # Errors
+    /// Every mistake in the text.
+    pub fn parse(
+        text: &str,
+        path: &Path,
+        env: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Self, Problems> {
+        Draft::parse(text, path, env)?.finish()
+    }
+}
+
+/// A configuration as far as it can be read, for those who look for every mistake at once: what
+/// its mistakes leave open is filled with defaults, so nobody may run on it.
+pub struct Draft {
+    /// What can be read.
+    pub config: Config,
+    /// What cannot; empty for a file that is right.
+    pub problems: Problems,
+}
+
+impl Draft {
+    /// Reads a configuration file; `env` is where `${NAME}` comes from.
+    ///
+    /// # Errors
+    /// Why nothing of it can be read.
+    pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Self, Problems> {
         let text = read(path).map_err(|text| Problems::whole_file(path, text))?;
         let bad = |e: std::str::Utf8Error| {
             let good = text.get(..e.valid_up_to()).unwrap_or_default();
@@ -48,12 +81,7 @@ impl Config {
         Self::parse(std::str::from_utf8(&text).map_err(bad)?, path, env)
     }
 
-    /// Reads a configuration from `text`; `path` is where it is from: messages name it, and
-    /// relative paths start from its directory.
-    ///
-    /// # Errors
-    /// Every mistake in the text.
-    pub fn parse(
+    fn parse(
         text: &str,
         path: &Path,
         env: &dyn Fn(&str) -> Option<String>,
@@ -70,15 +98,16 @@ impl Config {
         let config = Item { cx: &cx, node: &root, path: String::new() }.section(sections);
 
         let (problems, warnings) = (cx.problems.into_inner(), cx.warnings.into_inner());
-        if !problems.is_empty() {
-            return Err(Problems::new(path, problems));
-        }
         let warnings = warnings.iter().map(|warning| warning.located(path)).collect();
-        let mut config = Self { warnings, ..config };
+        let mut config = Config { warnings, ..config };
         if let Some(secret) = env("JWT_SECRET").filter(|secret| !secret.is_empty()) {
             config.auth.jwt.secret = JwtSecret::Environment(Secret::new(secret));
         }
-        Ok(config)
+        Ok(Self { config, problems: Problems::new(path, problems) })
+    }
+
+    fn finish(self) -> Result<Config, Problems> {
+        if self.problems.is_empty() { Ok(self.config) } else { Err(self.problems) }
     }
 }
 
@@ -91,7 +120,7 @@ pub fn locate(cli: Option<PathBuf>, env: &dyn Fn(&str) -> Option<String>) -> Pat
     cli.or_else(from_env).or_else(here).unwrap_or_else(system)
 }
 
-/// The whole document. What a mistake leaves open is filled with a default: nobody will see it.
+/// The whole document. What a mistake leaves open is filled with a default: nobody will run on it.
 fn sections(root: &Section<'_>) -> Config {
     let tiers = tiers::tiers(root);
     let tier_names: Vec<&str> = tiers.keys().map(String::as_str).collect();
@@ -106,6 +135,7 @@ fn sections(root: &Section<'_>) -> Config {
         listen,
         metrics: listen::metrics(root),
         database: state::database(root, &state_dir),
+        database_place: state::database_place(root),
         auth: auth::auth(root, &tier_names, &state_dir),
         redis: state::redis(root),
         state_dir,

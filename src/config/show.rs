@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use super::units::show_duration;
 use super::{
     AccessFormat, Auth, Balance, ByteSize, Config, Database, Health, Issuer, Jwt, JwtSecret,
-    Limits, Listen, Log, Rate, Redis, RouteClass, Secret, SecretFile, Taming, Tier, Timeouts,
+    Limits, Listen, Log, NamedFile, Rate, Redis, RouteClass, Secret, Taming, Tier, Timeouts,
     TlsFiles, Upstream, UpstreamKind,
 };
 
@@ -24,6 +24,7 @@ pub fn show(config: &Config) -> Value {
         metrics,
         state_dir,
         database,
+        database_place: _,
         redis,
         auth,
         tiers,
@@ -64,9 +65,9 @@ pub fn show(config: &Config) -> Value {
         "log": show_log(log),
     });
     put(&mut shown, "redis", redis.as_ref().map_or(Value::Null, |it| json!(hidden(&it.url))));
-    if let Some(Redis { url: _, secret, ca, timeout }) = redis {
+    if let Some(Redis { url: _, place: _, secret, ca, timeout }) = redis {
         put(&mut shown, "redis_secret", json!(secret.as_ref().map(hidden)));
-        put(&mut shown, "redis_ca", json!(ca.as_deref().map(path)));
+        put(&mut shown, "redis_ca", json!(ca.as_ref().map(named)));
         put(&mut shown, "redis_timeout", json!(time(timeout)));
     }
     shown
@@ -115,7 +116,6 @@ fn show_auth(auth: &Auth) -> Value {
 
 fn show_jwt(jwt: &Jwt) -> Value {
     let Jwt { secret, previous, issuer, audience, ttl, leeway } = jwt;
-    let named = |file: &SecretFile| path(&file.path);
     json!({
         // null: from the environment, or where `usher init` makes one
         "secret_file": match secret {
@@ -147,9 +147,9 @@ fn show_issuer(it: &Issuer) -> Value {
         "name": name,
         "issuer": issuer,
         "audience": audience,
-        "secrets": secrets.iter().map(hidden).collect::<Vec<_>>(),
+        "secrets": secrets.iter().map(|(secret, _)| hidden(secret)).collect::<Vec<_>>(),
         "jwks_url": jwks_url.as_deref().map(without_query),
-        "jwks_file": jwks_file.as_deref().map(path),
+        "jwks_file": jwks_file.as_ref().map(named),
         "role_claim": (!role_claim.is_empty()).then(|| role_claim.join(".")),
         "roles": roles.collect::<Map<_, _>>(),
         "default_tier": default_tier.as_deref(),
@@ -195,7 +195,8 @@ fn show_tier(tier: &Tier) -> Value {
 }
 
 fn show_upstream(upstream: &Upstream) -> Value {
-    let Upstream { name, kind, tls, host, port, slots, model_slots, gpu, api_key } = upstream;
+    let Upstream { name, place: _, kind, tls, host, port, slots, model_slots, gpu, api_key } =
+        upstream;
     let scheme = if *tls { "https" } else { "http" };
     let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
     let mut shown = json!({
@@ -293,6 +294,10 @@ fn time(duration: &Duration) -> String {
 
 fn size(bytes: u64) -> String {
     ByteSize(bytes).to_string()
+}
+
+fn named(file: &NamedFile) -> String {
+    path(&file.path)
 }
 
 fn path(path: &Path) -> String {

@@ -177,6 +177,7 @@ async fn authenticate(gateway: &Gateway, session: &Session, ctx: &mut Ctx) -> Re
         config: &ctx.config.auth,
         tokens: &ctx.tokens,
         now: jiff::Timestamp::now(),
+        from: ctx.client.ip(),
         last: ctx.last.as_deref(),
     };
     let found = gateway.authenticator.authenticate(asking).await;

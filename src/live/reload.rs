@@ -31,8 +31,6 @@ pub trait Renewal: Send + Sync {
 /// Rereads the configuration on request.
 pub struct Reloader {
     parts: Parts,
-    /// What this process was started with: the keys that need a restart are compared with it.
-    started_with: Arc<Config>,
     /// One at a time, in the order of asking.
     turn: Mutex<()>,
 }
@@ -40,6 +38,7 @@ pub struct Reloader {
 /// What a file says, ready to be put in force.
 struct Read {
     config: Config,
+    need_restart: Vec<&'static str>,
     fleet: Arc<Fleet>,
     tokens: Arc<Tokens>,
     switch_certificates: Switch,
@@ -68,7 +67,8 @@ pub struct Parts {
 pub struct Applied {
     /// What deserves a word but is no mistake, each as `FILE:LINE: path.to.key: text`.
     pub warnings: Vec<String>,
-    /// Keys that differ from what this process was started with, and need a restart.
+    /// Keys that differ from what this process was started with, and need a restart: what is in
+    /// force of them stays.
     pub need_restart: Vec<&'static str>,
 }
 
@@ -95,8 +95,7 @@ pub enum Rejected {
 impl Reloader {
     /// A reloader of what was just put in force.
     pub fn new(parts: Parts) -> Self {
-        let started_with = Arc::clone(&parts.live.load().config);
-        Self { parts, started_with, turn: Mutex::new(()) }
+        Self { parts, turn: Mutex::new(()) }
     }
 
     /// Starts to probe every instance; with `first`, returns when each was probed once.
@@ -143,13 +142,12 @@ impl Reloader {
 
     async fn apply(&self) -> Result<Applied, Rejected> {
         let Parts { live, scheduler, logging, .. } = &self.parts;
-        let Read { config, fleet, tokens, switch_certificates } = self.read().await?;
+        let Read { config, need_restart, fleet, tokens, switch_certificates } = self.read().await?;
         let before = Arc::clone(&live.load().fleet);
         let is_new = |it: &&Arc<Instance>| before.configured(it.id).is_none();
         let new = fleet.instances().iter().filter(is_new);
         let probers = self.first_look(&config, new).await;
         let (balance, level) = (config.balance.clone(), config.log.level);
-        let need_restart = self.started_with.needing_restart(&config);
         let warnings = config.warnings.clone();
         // requests must find an instance before the scheduler seats anybody there
         tokens.keep_fresh();
@@ -182,13 +180,14 @@ impl Reloader {
         let scheduler = Arc::clone(&self.parts.scheduler);
         let certificates = Arc::clone(&self.parts.certificates);
         let reading = tokio::task::spawn_blocking(move || {
-            let config = Config::load(&file, &|name| std::env::var(name).ok())?;
+            let mut config = Config::load(&file, &|name| std::env::var(name).ok())?;
+            let need_restart = config.keep_what_needs_a_restart(&before.config);
             let tokens = Tokens::load(&config.auth, Some(&before.tokens))?;
             let switch_certificates =
                 certificates.prepare(&config).map_err(Rejected::Certificate)?;
             let fleet = before.fleet.successor(&config, |id| scheduler.knows(id))?;
             let (fleet, tokens) = (Arc::new(fleet), Arc::new(tokens));
-            Ok(Read { config, fleet, tokens, switch_certificates })
+            Ok(Read { config, need_restart, fleet, tokens, switch_certificates })
         });
         reading.await.unwrap_or(Err(Rejected::Stopping))
     }

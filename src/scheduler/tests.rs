@@ -29,6 +29,7 @@ fn key() -> ModelKey {
 fn one_slot() -> Arc<Scheduler<Tried>> {
     let upstream = Upstream {
         name: "u".to_owned(),
+        place: crate::config::Place::default(),
         kind: crate::config::UpstreamKind::Ollama,
         tls: false,
         host: "127.0.0.1".to_owned(),

@@ -18,12 +18,12 @@ use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
-use rustls::sign::CertifiedKey;
+use rustls::sign::{CertifiedKey, SigningKey};
 use rustls::version::{TLS12, TLS13};
 use tokio::sync::watch;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use crate::config::{Config, Listen, TlsFiles};
+use crate::config::{Config, Listen, Place, TlsFiles};
 use crate::live::reload::{Renewal, Switch};
 
 /// How often the files are looked at, and how long they have to rest before they are read.
@@ -45,17 +45,31 @@ pub(super) struct Certificate {
 /// Everything that is wrong with the certificates of a configuration.
 pub fn check(config: &Config) -> Vec<BadCertificate> {
     let files = config.listen.iter().filter_map(|listen| listen.tls.as_ref());
-    files.filter_map(|files| read(files).err()).collect()
+    files.flat_map(troubles).collect()
+}
+
+/// The key is judged even beside a bad certificate: who mends one wants to hear of both.
+fn troubles(files: &TlsFiles) -> Vec<BadCertificate> {
+    let Err(bad) = read(files) else { return Vec::new() };
+    let key = if bad.key == "cert" { signing_key(files).err() } else { None };
+    std::iter::once(bad).chain(key).collect()
 }
 
 /// Files that cannot serve as a certificate, and why.
 #[derive(Debug, thiserror::Error)]
 #[error("{place}.{key}: {file} {what}")]
 pub struct BadCertificate {
-    place: String,
+    place: Place,
     key: &'static str,
     file: String,
     what: String,
+}
+
+impl BadCertificate {
+    fn of(files: &TlsFiles, key: &'static str, what: String) -> Self {
+        let file = if key == "key" { &files.key } else { &files.cert };
+        Self { place: files.place.clone(), key, file: file.display().to_string(), what }
+    }
 }
 
 impl Certificate {
@@ -163,29 +177,31 @@ impl Renewal for Certificates {
 }
 
 fn read(files: &TlsFiles) -> Result<CertifiedKey, BadCertificate> {
-    let TlsFiles { cert, key, place } = files;
-    let bad = |key: &'static str, file: &Path| {
-        let (place, file) = (place.clone(), file.display().to_string());
-        move |what: String| BadCertificate { place, key, file, what }
-    };
-    let chain = contents(cert).and_then(|pem| chain_in(&pem)).map_err(bad("cert", cert))?;
-    let left = time_left(&chain, Timestamp::now()).map_err(bad("cert", cert))?;
-    let key_der = contents(key).and_then(|pem| key_in(&pem)).map_err(bad("key", key))?;
-    let signing = ring::sign::any_supported_type(&key_der)
-        .map_err(|error| bad("key", key)(format!("cannot be used: {error}")))?;
-    let pair = CertifiedKey::new(chain, signing);
+    let cert = &files.cert;
+    let bad = |what| BadCertificate::of(files, "cert", what);
+    let chain = contents(cert).and_then(|pem| chain_in(&pem)).map_err(bad)?;
+    let left = time_left(&chain, Timestamp::now()).map_err(bad)?;
+    let pair = CertifiedKey::new(chain, signing_key(files)?);
     match pair.keys_match() {
         Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => {}
         Err(rustls::Error::InconsistentKeys(_)) => {
             let what = format!("does not belong to the certificate in {}", cert.display());
-            return Err(bad("key", key)(what));
+            return Err(BadCertificate::of(files, "key", what));
         }
-        Err(error) => return Err(bad("cert", cert)(format!("cannot be used: {error}"))),
+        Err(error) => return Err(bad(format!("cannot be used: {error}"))),
     }
     if left < RENEW {
         log::warn!("{} expires in {} hours: renew it", cert.display(), left.as_secs() / 3600);
     }
     Ok(pair)
+}
+
+fn signing_key(files: &TlsFiles) -> Result<Arc<dyn SigningKey>, BadCertificate> {
+    let der = contents(&files.key).and_then(|pem| key_in(&pem));
+    let usable = der.and_then(|der| {
+        ring::sign::any_supported_type(&der).map_err(|error| format!("cannot be used: {error}"))
+    });
+    usable.map_err(|what| BadCertificate::of(files, "key", what))
 }
 
 fn contents(file: &Path) -> Result<Vec<u8>, String> {

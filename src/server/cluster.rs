@@ -37,7 +37,7 @@ pub fn open(config: &Config, settings: &config::Redis, origin: &str) -> anyhow::
         Some(secret) => secret.clone(),
         None => jwt_secret(config)?,
     };
-    Redis::new(settings, &secret, origin).map_err(|text| anyhow::anyhow!("redis: {text}"))
+    Redis::new(settings, &secret, origin).map_err(anyhow::Error::msg)
 }
 
 /// Knows who is asking, by what the other gateways know too if there are any.
@@ -97,8 +97,7 @@ pub(super) fn keep(
 fn jwt_secret(config: &Config) -> anyhow::Result<Secret> {
     let path = match &config.auth.jwt.secret {
         JwtSecret::Environment(secret) => return Ok(secret.clone()),
-        JwtSecret::File(file) => &file.path,
-        JwtSecret::Made(path) => path,
+        JwtSecret::File(file) | JwtSecret::Made(file) => &file.path,
     };
     let text = std::fs::read_to_string(path).with_context(|| {
         let path = path.display();

@@ -64,11 +64,11 @@ impl Redis {
     /// the configuration names another; `origin` is the database that they are about.
     ///
     /// # Errors
-    /// What is wrong with the URL or the certificates, without showing either.
+    /// What is wrong with the URL or the certificates and where, without showing either.
     pub fn new(config: &config::Redis, secret: &Secret, origin: &str) -> Result<Self, String> {
         let keys = Keys::derive(config.secret.as_ref().unwrap_or(secret), origin);
         Ok(Self {
-            link: Link::new(config.url.expose(), config.ca.as_deref(), config.timeout)?,
+            link: Link::new(config)?,
             keys: keys.ok_or("its keys cannot be derived")?,
             news: News::new(),
             node: mark(),
@@ -83,7 +83,7 @@ impl Redis {
     /// # Errors
     /// As for [`new`](Self::new).
     pub fn check(config: &config::Redis) -> Result<(), String> {
-        Link::new(config.url.expose(), config.ca.as_deref(), config.timeout).map(drop)
+        Link::new(config).map(drop)
     }
 
     /// Looks after the connection and listens to the other gateways, until told to end.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use pingora::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
 
-use crate::config::{Timeouts, Upstream};
+use crate::config::{Place, Timeouts, Upstream};
 
 /// What Pingora wants to know of an instance.
 pub type Peer = HttpPeer;
@@ -25,7 +25,7 @@ pub fn prototype(
     before: Option<&Peer>,
 ) -> Result<Peer, PeerError> {
     let known = before.and_then(|peer| peer._address.as_inet().copied());
-    let address = resolve(&config.host, config.port).or_else(|error| {
+    let address = resolve(config).or_else(|error| {
         log::warn!("{error}{}", known.map_or("", |_| ": the last address stays in use"));
         known.ok_or(error)
     })?;
@@ -65,22 +65,25 @@ pub fn watched(mut peer: Peer) -> Peer {
 #[derive(Debug, thiserror::Error)]
 pub enum PeerError {
     /// Its address cannot be found.
-    #[error("cannot resolve {host}: {cause}")]
+    #[error("{place}: cannot resolve {host}: {cause}")]
     Address {
+        /// Where the configuration has it.
+        place: Place,
         /// The name that was looked up.
         host: String,
         /// What the system says.
         cause: String,
     },
     /// Its name, its host or its key is no value for a header.
-    #[error("upstream {0}: its name, host or key cannot be sent in a header")]
-    Header(String),
+    #[error("{0}: its name, host or key cannot be sent in a header")]
+    Header(Place),
 }
 
-fn resolve(host: &str, port: u16) -> Result<SocketAddr, PeerError> {
-    let failed = |cause: String| PeerError::Address { host: host.to_owned(), cause };
+fn resolve(config: &Upstream) -> Result<SocketAddr, PeerError> {
+    let Upstream { place, host, port, .. } = config;
+    let failed = |cause| PeerError::Address { place: place.clone(), host: host.clone(), cause };
     let mut addresses =
-        (host, port).to_socket_addrs().map_err(|error| failed(error.to_string()))?;
+        (host.as_str(), *port).to_socket_addrs().map_err(|error| failed(error.to_string()))?;
     addresses.next().ok_or_else(|| failed("it has no address".to_owned()))
 }
 

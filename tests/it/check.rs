@@ -1,5 +1,7 @@
 //! `usher check`, as an operator meets it.
 
+use serde_json::{Value, json};
+
 use crate::support::gateway::gateway;
 
 #[test]
@@ -31,4 +33,24 @@ fn a_good_file_is_said_to_be_good() {
     let output = home.usher(&["check"]);
     assert!(output.status.success());
     assert!(String::from_utf8_lossy(&output.stdout).ends_with("usher.yaml: ok\n"));
+}
+
+#[test]
+fn programs_are_told_what_a_reload_would_answer() {
+    let answer = |more: &str| {
+        let home = gateway().upstream("gpu0", "http://127.0.0.1:11434").config(more).home();
+        let output = home.usher(&["check", "--json"]);
+        assert!(output.stderr.is_empty(), "{output:?}");
+        let answer: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        (output.status.code(), answer)
+    };
+    assert_eq!(answer(""), (Some(0), json!({ "warnings": [], "need_restart": [] })));
+    let (code, warned) = answer("redis: redis://redis.lan");
+    let warning = warned["warnings"][0].as_str().unwrap_or_default();
+    assert!(code == Some(0) && warning.contains(": redis: who is on the way can read"), "{warned}");
+    let (code, refused) = answer("thread: 1");
+    assert_eq!(code, Some(1));
+    assert_eq!(refused["detail"], "The file has mistakes, so nothing was changed");
+    let problem = refused["problems"][0].as_str().unwrap_or_default();
+    assert!(problem.ends_with(": thread: unknown key: did you mean `threads`?"), "{refused}");
 }

@@ -1,5 +1,6 @@
 //! The commands as an operator types them: the real program, on a directory of its own.
 
+mod mistakes;
 mod rotation;
 
 use std::collections::BTreeSet;
@@ -239,6 +240,18 @@ fn a_created_key_is_an_object_whose_hash_is_all_that_is_kept() {
 }
 
 #[test]
+fn people_are_shown_rates_in_full_and_programs_as_they_were_given() {
+    let machine = Machine::new();
+    machine.text("users create bob");
+    let rated = "keys create --user bob --name rated --requests 500/h --tokens 1M/d";
+    let rated = machine.json(rated);
+    let limits = json!({ "requests": "500/h", "tokens": "1M/d", "concurrency": null });
+    assert_eq!(rated["limits"], limits);
+    let people = machine.text(&format!("keys show {}", rated["id"]));
+    assert!(people.contains("500/hour") && people.contains("1000000/day"), "{people}");
+}
+
+#[test]
 fn standard_output_holds_a_created_key_and_nothing_else() {
     let machine = Machine::new();
     machine.text("users create bob");
@@ -304,75 +317,6 @@ fn accounts_are_made_changed_and_shown() {
     let shown = machine.json("users show bob");
     assert_eq!((&shown["tier"], &shown["email"]), (&json!("premium"), &json!("bob@example.org")));
     assert_eq!(machine.json("users list"), json!({ "data": [shown], "next": null }));
-}
-
-#[test]
-fn what_cannot_be_done_is_one_line_and_exit_code_1() {
-    let machine = Machine::new();
-    machine.text("init");
-    for (arguments, line) in [
-        ("users create admin", "there is a user 'admin' already"),
-        (
-            "users create bob --tier gold",
-            "there is no tier 'gold': the configuration has admin, free, premium",
-        ),
-        (
-            "users set-tier admin gold",
-            "there is no tier 'gold': the configuration has admin, free, premium",
-        ),
-        ("users show bob", "there is no user 'bob'"),
-        ("users disable admin", "'admin' is the last enabled admin: make another user admin first"),
-        (
-            "users set-tier admin free",
-            "'admin' is the last enabled admin: make another user admin first",
-        ),
-        ("keys create --user bob --name x", "there is no user 'bob'"),
-        (
-            "keys create --user admin --name x --tier gold",
-            "there is no tier 'gold': the configuration has admin, free, premium",
-        ),
-        ("keys list --user bob", "there is no user 'bob'"),
-        ("keys show 99", "there is no key 99"),
-        ("keys revoke 99", "there is no key 99"),
-        ("keys rotate 99", "there is no key 99"),
-    ] {
-        assert_eq!(machine.refusal(arguments), format!("usher: {line}"), "usher {arguments}");
-    }
-    assert_eq!(machine.json("keys list")["data"].as_array().unwrap().len(), 1);
-}
-
-#[test]
-fn wrong_usage_is_exit_code_2() {
-    let machine = Machine::new();
-    for arguments in [
-        "frobnicate",
-        "keys",
-        "keys create --user bob",
-        "keys create --user bob --name x --expires soon",
-        "keys create --user bob --name x --concurrency 0",
-        "keys import --sha256 1234 --user bob",
-        "keys list --state lost",
-        "keys show first",
-        "keys rotate 1 --grace week",
-        "users create",
-        "users set-password bob hunter2",
-        "token --user bob --ttl 500ms",
-    ] {
-        let output = machine.usher(arguments);
-        assert_eq!(output.status.code(), Some(2), "usher {arguments}: {output:?}");
-        assert!(!output.stderr.is_empty());
-    }
-    assert!(!machine.state().exists(), "wrong usage touches nothing");
-}
-
-#[test]
-fn a_wrong_configuration_is_exit_code_1_and_touches_nothing() {
-    let machine = Machine::with("health: { fall: many }");
-    let output = machine.usher("users list");
-    assert_eq!(output.status.code(), Some(1));
-    let text = utf8(&output.stderr);
-    assert!(text.contains("usher.yaml:3: health.fall: "), "{text}");
-    assert!(!machine.state().exists());
 }
 
 #[test]

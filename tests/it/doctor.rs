@@ -92,6 +92,33 @@ fn a_walk_logs_in_where_it_is_told_who_it_is() {
 }
 
 #[test]
+fn a_role_is_tried_where_administration_is() {
+    let sim = sim().args(&FAST).start();
+    let admin = "admin: { address: '127.0.0.1:0' }";
+    let gateway = gateway().upstream("gpu0", &sim.url()).config(admin).start();
+    let home = gateway.home().path();
+    let written = std::fs::read_to_string(home.join("usher.yaml")).expect("it is ours");
+    // as if the ports had been chosen by its operator
+    let known = written
+        .replace("address: 127.0.0.1:0", &format!("address: {}", gateway.address()))
+        .replace("address: '127.0.0.1:0'", &format!("address: {}", gateway.own_door()));
+    let known_file = home.join("known.yaml");
+    std::fs::write(&known_file, known).expect("it is ours");
+    let walk = |more: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_usher"));
+        command.args(["doctor", "--json"]).args(more).arg("-c").arg(&known_file);
+        let output = command.env("USHER_KEY", gateway.key("admin")).output();
+        let report: Value =
+            serde_json::from_slice(&output.expect("the binary runs").stdout).expect("JSON");
+        assert_eq!(outcomes(&report), [true; 9], "{report}");
+        report["walk"][8]["outcome"].as_str().expect("a text").to_owned()
+    };
+    assert_eq!(walk(&[]), "200 for tier admin");
+    let elsewhere = walk(&["--url", &gateway.url()]);
+    assert!(elsewhere.starts_with("not tried: admin has an address of its own"), "{elsewhere}");
+}
+
+#[test]
 fn what_endangers_the_box_is_a_warning() {
     let sim = sim().args(&FAST).args(&["--ollama-version", "0.9.6"]).start();
     let dead = "http://127.0.0.1:1";

@@ -140,6 +140,7 @@ fn a_bad_file_changes_nothing_and_is_told_with_its_lines() {
         (format!("{good}x: {deep}"), "usher.yaml:"),
         (format!("{good}a0: &a0 [x]\n{bomb}"), "usher.yaml:"),
         (huge, "is larger than 1MiB"),
+        (good.replace(&sim.url(), "http://no.invalid"), "upstreams[0].url: cannot resolve no."),
     ];
     for (text, told) in hostile {
         std::fs::write(file(&gateway), &text).unwrap();
@@ -161,13 +162,22 @@ fn a_bad_file_changes_nothing_and_is_told_with_its_lines() {
 }
 
 #[test]
-fn what_needs_a_restart_is_named() {
+fn a_secret_that_is_gone_is_told_with_the_line_that_could_name_another() {
     let sim = paced("1");
-    // one that does not lie in the directory that changes
-    let secret = "a secret of this test alone, long enough to be one";
-    let gateway = gateway().upstream("gpu0", &sim.url()).config("threads: 1");
-    let gateway = gateway.env("JWT_SECRET", secret).start();
-    let text = edited(&gateway, "threads: 1", "threads: 3")
+    let gateway = gateway().upstream("gpu0", &sim.url()).start();
+    std::fs::remove_file(gateway.home().path().join("state/jwt_secret")).unwrap();
+    let told = "usher.yaml:1: auth.jwt.secret_file: there is no secret to sign tokens with";
+    logs(&gateway, told, || gateway.signal("HUP"));
+    assert_eq!(count(&gateway, TAKEN), 0);
+}
+
+#[test]
+fn what_needs_a_restart_is_named_and_stays_as_it_was() {
+    let sim = paced("1");
+    let gateway = gateway().upstream("gpu0", &sim.url()).config("threads: 1").start();
+    let token = gateway.home().usher_json(&["token", "--user", "admin"]);
+    let token = token["access_token"].as_str().unwrap();
+    let text = edited(&gateway, "threads: 1", "threads: 3\nmanage: { default: all }")
         .replace("127.0.0.1:0 }", "127.0.0.1:0 }\n  - { address: '[::1]:0' }")
         .replace("state_dir: state", "state_dir: elsewhere");
     logs(&gateway, TAKEN, || replace(&gateway, &text));
@@ -175,7 +185,15 @@ fn what_needs_a_restart_is_named() {
         let line = format!("{key} has changed, which needs a restart");
         assert_eq!(count(&gateway, &line), 1, "{key}");
     }
-    assert_eq!(gateway.get("/health").send().status, 200);
+    // the secret of tokens is beside the database, which has not moved
+    let shown = gateway.get("/admin/config").bearer(token).send();
+    assert_eq!(shown.status, 200, "a token is as good as before: {}", shown.text());
+    let shown = shown.json();
+    let state = gateway.home().path().join("state");
+    assert_eq!(shown["state_dir"], state.display().to_string(), "what is in force is shown");
+    assert_eq!(shown["database"], format!("sqlite:{}", state.join("usher.db").display()));
+    assert_eq!((&shown["threads"], &shown["manage"]["default"]), (&json!(1), &json!("all")));
+    assert_eq!(shown["listen"].as_array().map(Vec::len), Some(1));
 }
 
 #[test]

@@ -42,7 +42,7 @@ use books::{
     the_last_use_of_a_key_never_goes_back, usage_adds_up_and_is_summed_in_four_ways,
     users_see_the_newest_fifty_of_their_own_hours,
 };
-use place::{CLI, Place, hash, holder, key, spec, user};
+use place::{CLI, HERE, Place, hash, holder, key, spec, user};
 
 on_both! {
     a_fresh_database_is_empty
@@ -76,7 +76,7 @@ async fn a_fresh_database_is_empty(place: Place) {
     assert_eq!(store.revision().await.unwrap(), 0);
     assert!(store.list_users().await.unwrap().is_empty());
     assert!(store.list_keys(&KeyFilter::default()).await.unwrap().is_empty());
-    assert!(store.identity(&holder("anything")).await.unwrap().is_none());
+    assert!(store.identity(&holder("anything"), HERE).await.unwrap().is_none());
     let tables = ["users", "ssh_keys", "api_keys", "revoked_tokens", "usage", "audit"];
     let mut connection = place.connect().await;
     for table in tables {
@@ -208,7 +208,7 @@ async fn a_key_identifies_its_user_until_it_is_revoked(place: Place) {
     let store = place.open().await;
     let bob = store.create_user(CLI, &user("bob", "premium")).await.unwrap();
     let laptop = key(&store, "bob", "laptop").await;
-    let known = store.identity(&holder("laptop")).await.unwrap().unwrap();
+    let known = store.identity(&holder("laptop"), HERE).await.unwrap().unwrap();
     let its_key = known.key.unwrap();
     assert_eq!((known.user.id, its_key.id), (bob.id, laptop.id));
     assert_eq!((known.user.username.as_str(), known.user.tier.as_str()), ("bob", "premium"));
@@ -218,7 +218,7 @@ async fn a_key_identifies_its_user_until_it_is_revoked(place: Place) {
     let revoked = store.revoke_key(CLI, laptop.id).await.unwrap().record;
     assert_eq!(revoked.state, KeyState::Revoked);
     store.set_disabled(CLI, "bob", true).await.unwrap();
-    let known = store.identity(&holder("laptop")).await.unwrap().unwrap();
+    let known = store.identity(&holder("laptop"), HERE).await.unwrap().unwrap();
     let its_key = known.key.unwrap();
     assert_eq!(its_key.revoked_at, revoked.revoked_at);
     assert!(its_key.revoked_at.is_some() && known.user.disabled);
@@ -245,7 +245,7 @@ async fn a_key_keeps_all_that_was_said_of_it(place: Place) {
     assert_eq!((kept.expires_at, kept.state), (Some(end), KeyState::Active));
     assert_eq!(store.show_key(kept.id).await.unwrap(), kept);
 
-    let known = store.identity(&Holder::Key(print.hash)).await.unwrap().unwrap().key.unwrap();
+    let known = store.identity(&Holder::Key(print.hash), HERE).await.unwrap().unwrap().key.unwrap();
     assert_eq!(known.public_id.as_deref(), Some("AbCdEf012345"));
     assert_eq!((known.tier, known.models), (said.tier, said.models));
     assert_eq!((known.concurrency, known.delegating), (Some(2), true));

@@ -22,6 +22,7 @@ use super::jwks::{self, PublicKey};
 use crate::auth::Unavailable;
 use crate::auth::jwt::{Token, TokenFault};
 use crate::auth::tokens::Doubt;
+use crate::config::NamedFile;
 
 /// Between two looks at an issuer that answers.
 const INTERVAL: Duration = Duration::from_secs(600);
@@ -102,6 +103,17 @@ impl Keys {
         };
         let found = known.iter().find(same).cloned();
         found.unwrap_or_else(|| Self::new(issuer, Origin::File(path.to_owned())))
+    }
+
+    /// Looks into a file of keys without keeping them.
+    ///
+    /// # Errors
+    /// Why there is nothing in it to verify with, and where it is named.
+    pub(in crate::auth) fn check(file: &NamedFile) -> Result<(), String> {
+        let NamedFile { path, place } = file;
+        let bytes = read(path).map_err(|trouble| format!("{place}: {trouble}"))?;
+        let keys = jwks::read(&bytes);
+        keys.map(drop).map_err(|bad| format!("{place}: {}: {bad}", path.display()))
     }
 
     fn new(issuer: &str, origin: Origin) -> Arc<Self> {

@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 use super::{Token, TokenFault};
 use crate::auth::User;
 use crate::auth::api_key::RandomFailed;
-use crate::config::{Auth, Issuer, Jwt, JwtSecret, Secret, SecretFile};
+use crate::config::{Auth, Issuer, Jwt, JwtSecret, NamedFile, Secret};
 
 /// No secret is longer: a larger file is a wrong path.
 const LONGEST: u64 = 64 << 10;
@@ -70,8 +70,8 @@ impl Local {
     /// # Errors
     /// Every secret that is missing, unreadable, or not fit to sign tokens, and what to do.
     pub fn load(config: &Jwt) -> Result<Self, Vec<BadSecret>> {
-        let secrets = secrets(config)?;
-        let Some(first) = secrets.first() else { return Err(Vec::new()) };
+        let (secrets, bad) = secrets(config);
+        let Some(first) = secrets.first().filter(|_| bad.is_empty()) else { return Err(bad) };
         Ok(Self {
             signs: EncodingKey::from_secret(first.expose().as_bytes()),
             knows: secrets.iter().map(known).collect(),
@@ -129,44 +129,44 @@ impl Local {
     }
 }
 
-/// The current secret first, then those before it.
-fn secrets(config: &Jwt) -> Result<Vec<Secret>, Vec<BadSecret>> {
+/// Everything that is wrong with the secrets that tokens are signed with: those that are not fit,
+/// and those that more than one maker of tokens has, since each could make the other's.
+pub fn check(config: &Auth) -> Vec<BadSecret> {
+    let (ours, mut bad) = secrets(&config.jwt);
+    let mut seen: Vec<(&str, &Secret)> = ours.iter().map(|secret| ("Usher", secret)).collect();
+    for Issuer { name, secrets, .. } in &config.issuers {
+        for (secret, place) in secrets {
+            if let Some((other, _)) = seen.iter().find(|(_, it)| it.expose() == secret.expose()) {
+                bad.push(BadSecret::Unfit(format!(
+                    "{place}: issuer {name} has a secret of {other}, so each could make the \
+                     other's tokens: give one of them a secret of its own, from \
+                     `openssl rand -base64 48`"
+                )));
+            }
+        }
+        seen.extend(secrets.iter().map(|(secret, _)| (name.as_str(), secret)));
+    }
+    bad
+}
+
+/// The current secret first, then those before it; and what is wrong with the others.
+fn secrets(config: &Jwt) -> (Vec<Secret>, Vec<BadSecret>) {
     let current = match &config.secret {
         JwtSecret::Environment(secret) => judge(secret.clone(), || "JWT_SECRET".to_owned()),
         JwtSecret::File(file) => named(file),
-        JwtSecret::Made(path) => made(path),
+        JwtSecret::Made(file) if matches!(file.path.try_exists(), Ok(false)) => {
+            Err(BadSecret::Missing(file.clone()))
+        }
+        JwtSecret::Made(file) => named(file),
     };
-    let mut secrets = Vec::new();
-    let mut bad = Vec::new();
+    let (mut secrets, mut bad) = (Vec::new(), Vec::new());
     for outcome in std::iter::once(current).chain(config.previous.iter().map(named)) {
         match outcome {
             Ok(secret) => secrets.push(secret),
             Err(wrong) => bad.push(wrong),
         }
     }
-    if bad.is_empty() { Ok(secrets) } else { Err(bad) }
-}
-
-/// Looks for a secret that more than one maker of tokens has: each could make the other's.
-///
-/// # Errors
-/// Every issuer that shares one of its secrets, and what to do; or what [`Local::load`] says.
-pub fn keep_apart(config: &Auth) -> Result<(), Vec<BadSecret>> {
-    let ours = secrets(&config.jwt)?;
-    let mut seen: Vec<(&str, &Secret)> = ours.iter().map(|secret| ("Usher", secret)).collect();
-    let mut bad = Vec::new();
-    for Issuer { name, secrets, .. } in &config.issuers {
-        for secret in secrets {
-            if let Some((other, _)) = seen.iter().find(|(_, it)| it.expose() == secret.expose()) {
-                bad.push(BadSecret(format!(
-                    "issuer {name} has a secret of {other}, so each could make the other's tokens: \
-                     give one of them a secret of its own, from `openssl rand -base64 48`"
-                )));
-            }
-        }
-        seen.extend(secrets.iter().map(|secret| (name.as_str(), secret)));
-    }
-    if bad.is_empty() { Ok(()) } else { Err(bad) }
+    (secrets, bad)
 }
 
 fn known(secret: &Secret) -> DecodingKey {
@@ -175,35 +175,31 @@ fn known(secret: &Secret) -> DecodingKey {
 
 /// A secret that cannot sign tokens, and what to do; never the secret.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct BadSecret(String);
+pub enum BadSecret {
+    /// Nobody has run `usher init` yet, nor named a secret.
+    #[error(
+        "{}: there is no secret to sign tokens with: run `usher init`, which makes {}, or set this \
+         or JWT_SECRET to one from `openssl rand -base64 48`",
+        .0.place, .0.path.display()
+    )]
+    Missing(NamedFile),
+    /// It cannot be read, can be guessed, or is not ours alone.
+    #[error("{0}")]
+    Unfit(String),
+}
 
 fn judge(secret: Secret, name: impl Fn() -> String) -> Result<Secret, BadSecret> {
     match secret.weakness() {
-        Some(weakness) => Err(BadSecret(format!("{}: {weakness}", name()))),
+        Some(weakness) => Err(BadSecret::Unfit(format!("{}: {weakness}", name()))),
         None => Ok(secret),
     }
 }
 
-/// A file that the configuration names.
-fn named(file: &SecretFile) -> Result<Secret, BadSecret> {
+fn named(file: &NamedFile) -> Result<Secret, BadSecret> {
     let name = || format!("{}: {}", file.place, file.path.display());
     match read(&file.path) {
         Ok(secret) => judge(secret, name),
-        Err(error) => Err(BadSecret(format!("{} cannot be read: {error}", name()))),
-    }
-}
-
-/// The file that `usher init` makes.
-fn made(path: &Path) -> Result<Secret, BadSecret> {
-    match read(path) {
-        Ok(secret) => judge(secret, || path.display().to_string()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(BadSecret(format!(
-            "there is no secret to sign tokens with: run `usher init`, which makes {}, or set \
-             JWT_SECRET or auth.jwt.secret_file to one from `openssl rand -base64 48`",
-            path.display()
-        ))),
-        Err(error) => Err(BadSecret(format!("{} cannot be read: {error}", path.display()))),
+        Err(error) => Err(BadSecret::Unfit(format!("{} cannot be read: {error}", name()))),
     }
 }
 
@@ -217,11 +213,12 @@ fn read(path: &Path) -> std::io::Result<Secret> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Place;
 
     const SECRET: &str = "Zm9yIHRlc3RzIGFsb25lLCBuZXZlciB1c2VkIGFueXdoZXJl";
     const OLDER: &str = "YW5vdGhlciBvbmUsIGZvciB0ZXN0cyBhbG9uZSwgbm90IHVzZWQ";
 
-    fn config(secret: JwtSecret, previous: Vec<SecretFile>) -> Jwt {
+    fn config(secret: JwtSecret, previous: Vec<NamedFile>) -> Jwt {
         Jwt {
             secret,
             previous,
@@ -288,7 +285,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("old");
         std::fs::write(&path, format!("{OLDER}\r\n")).unwrap();
-        let previous = vec![SecretFile { path, place: "f:1: k".to_owned() }];
+        let previous = vec![NamedFile { path, place: Place::default() }];
         let secret = JwtSecret::Environment(Secret::new(SECRET.to_owned()));
         let both = Local::load(&config(secret, previous)).unwrap_or_else(|bad| panic!("{bad:?}"));
         let old = local(OLDER).mint(&ann(), 60, at(0)).unwrap();
@@ -303,28 +300,29 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let weak = dir.path().join("weak");
         std::fs::write(&weak, "hunter2").unwrap();
-        let file = |name: &str| SecretFile {
+        let file = |name: &str| NamedFile {
             path: dir.path().join(name),
-            place: "usher.yaml:3: auth.jwt.secret_file".to_owned(),
+            place: Place::new("usher.yaml:3: auth.jwt.secret_file".to_owned()),
         };
         let told = |secret, previous| {
             let bad = Local::load(&config(secret, previous)).err().unwrap();
             let text: Vec<String> = bad.iter().map(ToString::to_string).collect();
             text.join("\n").replace(&dir.path().display().to_string(), "DIR")
         };
-        let none = told(JwtSecret::Made(dir.path().join("jwt_secret")), Vec::new());
+        let none = told(JwtSecret::Made(file("jwt_secret")), Vec::new());
         assert!(none.contains("run `usher init`, which makes DIR/jwt_secret"), "{none}");
+        assert!(none.starts_with("usher.yaml:3: auth.jwt.secret_file: there is no"), "{none}");
         let both = told(JwtSecret::File(file("weak")), vec![file("absent")]);
         assert!(both.contains("usher.yaml:3: auth.jwt.secret_file: DIR/weak: is too short"));
         assert!(both.contains("DIR/absent cannot be read: "), "{both}");
         let env = told(JwtSecret::Environment(Secret::new("secret".to_owned())), Vec::new());
         assert!(env.starts_with("JWT_SECRET: is too short"), "{env}");
-        let made = told(JwtSecret::Made(weak), Vec::new());
-        assert!(made.starts_with("DIR/weak: is too short"), "{made}");
+        let made = told(JwtSecret::Made(file("weak")), Vec::new());
+        assert!(made.contains("secret_file: DIR/weak: is too short"), "{made}");
         for text in [&both, &env, &made] {
             assert!(!text.contains("hunter2"), "{text}");
         }
-        let folder = told(JwtSecret::Made(dir.path().to_owned()), Vec::new());
+        let folder = told(JwtSecret::Made(file(".")), Vec::new());
         assert!(folder.contains("cannot be read"), "{folder}");
     }
 }

@@ -323,14 +323,20 @@ fn a_secret_that_two_makers_of_tokens_share_is_told() {
     };
     assert_eq!(told(SECRET, SHARED), None);
     let ours = told(OTHER, SHARED).unwrap();
-    assert!(ours.starts_with("issuer base has a secret of Usher, so each could"), "{ours}");
+    assert!(
+        ours.starts_with("f:2: auth.issuers[0].secrets[0]: issuer base has a secret of Usher, "),
+        "{ours}"
+    );
     assert!(ours.contains("openssl rand -base64 48") && !ours.contains(OTHER), "{ours}");
     let second = format!(
         "}}, {{ name: idp, issuer: 'https://id.example', audience: usher, secrets: ['{OTHER}'], \
          default_tier: free }} ]"
     );
     let theirs = told(SECRET, &SHARED.replace("} ]", &second)).unwrap();
-    assert!(theirs.starts_with("issuer idp has a secret of base,"), "{theirs}");
+    assert!(
+        theirs.starts_with("f:2: auth.issuers[1].secrets[0]: issuer idp has a secret of base,"),
+        "{theirs}"
+    );
 }
 
 #[tokio::test]

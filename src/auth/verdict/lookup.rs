@@ -1,6 +1,7 @@
 //! Asking the store: once for a key however many ask for it, and never too much at once.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,7 +27,7 @@ pub(super) struct Lookups {
 }
 
 /// Those who ask in a later epoch do not share an answer with those of an earlier one.
-type Errand = (Holder, Epoch);
+pub(super) type Errand = (Holder, Epoch);
 type Flight = Shared<oneshot::Receiver<Outcome>>;
 type Outcome = Result<Answer, Unavailable>;
 
@@ -57,17 +58,18 @@ impl Lookups {
         }
     }
 
-    /// Who this is; peers may know, as of this revision.
+    /// Who this is; peers may know, as of this revision. Of those who ask at once, the first is
+    /// whom the store hears of.
     ///
     /// # Errors
     /// [`Unavailable`] if the store fails, takes too long, or has too much to do.
     pub(super) async fn ask(
         self: &Arc<Self>,
-        holder: Holder,
-        epoch: Epoch,
+        errand: Errand,
         revision: Option<i64>,
+        from: IpAddr,
     ) -> Outcome {
-        match self.board((holder, epoch), revision)?.await {
+        match self.board(errand, revision, from)?.await {
             Ok(answer) => answer,
             Err(_) => Err(Unavailable("the lookup was lost".to_owned())),
         }
@@ -79,6 +81,7 @@ impl Lookups {
         self: &Arc<Self>,
         errand: Errand,
         revision: Option<i64>,
+        from: IpAddr,
     ) -> Result<Flight, Unavailable> {
         let (answer, flight) = {
             let mut flights = self.flights.lock();
@@ -96,7 +99,7 @@ impl Lookups {
         let landing = Landing { lookups: Arc::clone(self), errand };
         self.runtime.spawn(async move {
             let (lookups, holder) = (Arc::clone(&landing.lookups), landing.errand.0.clone());
-            let outcome = lookups.look_up(&holder, revision).await;
+            let outcome = lookups.look_up(&holder, revision, from).await;
             // nobody may be waiting any more
             let _ = answer.send(outcome.clone());
             drop(landing);
@@ -105,7 +108,7 @@ impl Lookups {
         Ok(flight)
     }
 
-    async fn look_up(&self, holder: &Holder, revision: Option<i64>) -> Outcome {
+    async fn look_up(&self, holder: &Holder, revision: Option<i64>, from: IpAddr) -> Outcome {
         if let (Some(peers), Some(revision)) = (&self.peers, revision)
             && let Some(identity) = peers.recall(holder, revision).await
         {
@@ -113,7 +116,7 @@ impl Lookups {
         }
         let lookup = async {
             let _permit = self.permits.acquire().await.map_err(|e| Unavailable(e.to_string()))?;
-            self.store.identity(holder).await
+            self.store.identity(holder, from).await
         };
         let answer = timeout(self.timeout, lookup).await;
         let answer = answer.unwrap_or_else(|_| Err(Unavailable("no answer in time".to_owned())))?;

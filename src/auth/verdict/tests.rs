@@ -4,6 +4,7 @@ mod peers;
 mod trouble;
 
 use std::collections::HashMap;
+use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicI64, AtomicUsize};
 
 use async_trait::async_trait;
@@ -14,6 +15,7 @@ use super::*;
 use crate::auth::tests::{believed, user};
 use crate::auth::{Key, api_key};
 
+const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const KEY_HEADER: http::HeaderName = http::HeaderName::from_static("x-api-key");
 const NEVER: Duration = Duration::from_secs(3600);
 
@@ -104,7 +106,7 @@ impl Store {
 
 #[async_trait]
 impl IdentityStore for Store {
-    async fn identity(&self, of: &Holder) -> Result<Option<Identity>, Unavailable> {
+    async fn identity(&self, of: &Holder, _: IpAddr) -> Result<Option<Identity>, Unavailable> {
         let at_once = self.at_once.fetch_add(1, Ordering::SeqCst) + 1;
         self.most_at_once.fetch_max(at_once, Ordering::SeqCst);
         let identity = self.identities.lock().get(of).cloned();
@@ -171,7 +173,8 @@ async fn ask(
     now: Timestamp,
 ) -> Result<Principal, AuthError> {
     let signed = Signed { method: "GET", path: "/api/tags", query: "ts=1700000000", private: true };
-    let asking = Asking { headers, path_key: None, signed, config, tokens, now, last: None };
+    let asking =
+        Asking { headers, path_key: None, signed, config, tokens, now, from: HERE, last: None };
     authenticator.authenticate(asking).await
 }
 

@@ -149,13 +149,16 @@ fn outward_addresses() -> Vec<IpAddr> {
     addresses.filter(outward).collect()
 }
 
-/// Secrets that every account of this machine can read.
+/// Secrets that every account of this machine can read, but for those that reading the
+/// configuration has warned of: what is written into it, and the files of single values.
 pub(super) fn readable_secrets(config: &Config) -> Vec<String> {
     let mut files = vec![config.state_dir.join("jwt_secret")];
     if let JwtSecret::File(file) = &config.auth.jwt.secret {
         files.push(file.path.clone());
     }
     files.extend(config.auth.jwt.previous.iter().map(|file| file.path.clone()));
+    let tls = config.listen.iter().filter_map(|listen| listen.tls.as_ref());
+    files.extend(tls.map(|tls| tls.key.clone()));
     if let Database::Sqlite(path) = &config.database {
         files.push(path.clone());
     }
@@ -188,17 +191,19 @@ mod tests {
     fn secrets_that_everybody_can_read_are_told_wherever_they_are() {
         let dir = tempfile::tempdir().unwrap();
         let yaml = "upstreams: [ { name: a, url: http://127.0.0.1:1 } ]\nstate_dir: state\n\
-                    auth: { jwt: { secret_file: now, previous_secret_files: [before, safe] } }";
-        for (name, mode) in [("now", 0o644), ("before", 0o604), ("safe", 0o600)] {
+                    auth: { jwt: { secret_file: now, previous_secret_files: [before, safe] } }\n\
+                    listen: [ { address: '127.0.0.1:1', tls: { cert: tls, key: tls } } ]";
+        for (name, mode) in [("now", 0o644), ("before", 0o604), ("safe", 0o600), ("tls", 0o604)] {
             std::fs::write(dir.path().join(name), "x").unwrap();
             let mode = std::fs::Permissions::from_mode(mode);
             std::fs::set_permissions(dir.path().join(name), mode).unwrap();
         }
         let config = Config::parse(yaml, &dir.path().join("usher.yaml"), &|_| None).unwrap();
         let told = readable_secrets(&config);
-        assert_eq!(told.len(), 2, "{told:?}");
+        assert_eq!(told.len(), 3, "{told:?}");
         assert!(told[0].contains("/now can be read by everybody"), "{told:?}");
         assert!(told[1].contains("/before can be read by everybody"), "{told:?}");
+        assert!(told[2].contains("/tls can be read by everybody"), "{told:?}");
     }
 
     #[test]

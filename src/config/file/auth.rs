@@ -13,7 +13,7 @@ use super::reader::{Item, Section};
 use super::secrets;
 use super::tree::Scalar;
 use super::values;
-use crate::config::{Auth, Issuer, Jwt, JwtSecret, Rate, Secret, SecretFile, Window};
+use crate::config::{Auth, Issuer, Jwt, JwtSecret, NamedFile, Place, Rate, Secret, Window};
 
 /// `auth`; `tiers` are the names that a mapping of roles may give.
 pub(super) fn auth(root: &Section<'_>, tiers: &[&str], state_dir: &Path) -> Auth {
@@ -72,7 +72,7 @@ fn header(scalar: &Scalar) -> Result<HeaderName, String> {
         "user-agent",
         "x-request-id",
     ];
-    let name = HeaderName::from_bytes(scalar.text.as_bytes()).map_err(|_| {
+    let name = HeaderName::from_bytes(values::text(scalar)?.as_bytes()).map_err(|_| {
         format!("expected a header's name such as X-API-Key, found {}", scalar.shown())
     })?;
     match TAKEN.contains(&name.as_str()) {
@@ -83,10 +83,11 @@ fn header(scalar: &Scalar) -> Result<HeaderName, String> {
 
 fn jwt(s: &Section<'_>, state_dir: &Path) -> Jwt {
     let file = s.item("secret_file").filter(|item| !item.is_null());
-    let secret = file.and_then(|item| secret_file(&item)).map(JwtSecret::File);
+    let secret = file.and_then(|item| named_file(&item)).map(JwtSecret::File);
+    let made = || NamedFile { path: state_dir.join("jwt_secret"), place: s.place("secret_file") };
     Jwt {
-        secret: secret.unwrap_or_else(|| JwtSecret::Made(state_dir.join("jwt_secret"))),
-        previous: s.list("previous_secret_files", secret_file),
+        secret: secret.unwrap_or_else(|| JwtSecret::Made(made())),
+        previous: s.list("previous_secret_files", named_file),
         issuer: s.get("issuer", values::text).unwrap_or_else(|| "usher".to_owned()),
         audience: s.get("audience", values::text).unwrap_or_else(|| "usher".to_owned()),
         ttl: s.get("ttl", whole_seconds).unwrap_or(Duration::from_secs(86_400)),
@@ -94,9 +95,9 @@ fn jwt(s: &Section<'_>, state_dir: &Path) -> Jwt {
     }
 }
 
-fn secret_file(item: &Item<'_>) -> Option<SecretFile> {
+fn named_file(item: &Item<'_>) -> Option<NamedFile> {
     let path = item.scalar(values::path(item.cx.base))?;
-    Some(SecretFile { path, place: item.place() })
+    Some(NamedFile { path, place: item.place() })
 }
 
 /// Tokens know no smaller part of time.
@@ -121,7 +122,9 @@ fn issuers(s: &Section<'_>, tiers: &[&str], jwt: &Jwt) -> Vec<Issuer> {
     list.list(|item| {
         let issuer = issuer(item, tiers)?;
         let mut seen = seen.borrow_mut();
-        if seen.iter().any(|(name, _)| *name == issuer.name) {
+        // one without a name has been told so already
+        let named = !issuer.name.is_empty();
+        if named && seen.iter().any(|(name, _)| *name == issuer.name) {
             item.wrong(format!("there is an issuer named `{}` already", issuer.name));
         }
         if seen.iter().any(|(_, claim)| *claim == issuer.issuer) {
@@ -134,13 +137,14 @@ fn issuers(s: &Section<'_>, tiers: &[&str], jwt: &Jwt) -> Vec<Issuer> {
 
 fn issuer(item: &Item<'_>, tiers: &[&str]) -> Option<Issuer> {
     let (issuer, has_keys) = item.section(|s| {
+        let jwks_file = s.item("jwks_file").filter(|item| !item.is_null());
         let issuer = Issuer {
             name: s.must("name", name).unwrap_or_default(),
             issuer: s.must("issuer", values::text).unwrap_or_default(),
             audience: s.must("audience", values::text).unwrap_or_default(),
             secrets: shared_secrets(s),
             jwks_url: s.nullable("jwks_url", jwks_url),
-            jwks_file: s.nullable("jwks_file", values::path(s.cx.base)),
+            jwks_file: jwks_file.and_then(|item| named_file(&item)),
             role_claim: s.get("role_claim", steps).unwrap_or_default(),
             roles: roles(s, tiers),
             default_tier: s.nullable("default_tier", values::known("tier", tiers)).map(Arc::from),
@@ -160,8 +164,9 @@ fn issuer(item: &Item<'_>, tiers: &[&str]) -> Option<Issuer> {
 }
 
 fn name(scalar: &Scalar) -> Result<String, String> {
-    match values::is_name(&scalar.text) {
-        true => Ok(scalar.text.clone()),
+    let name = values::text(scalar)?;
+    match values::is_name(&name) {
+        true => Ok(name),
         false => Err(format!("{}, found {}", values::NAME, scalar.shown())),
     }
 }
@@ -184,13 +189,15 @@ fn roles(s: &Section<'_>, tiers: &[&str]) -> BTreeMap<String, Arc<str>> {
 }
 
 /// The secrets shared with an issuer, as text or in files; no message shows one.
-fn shared_secrets(s: &Section<'_>) -> Vec<Secret> {
+fn shared_secrets(s: &Section<'_>) -> Vec<(Secret, Place)> {
     let mut all = s.list("secrets", |item| {
         let text = item.as_scalar().filter(|scalar| !scalar.is_null());
         if text.is_none() {
             item.wrong("expected a secret as text");
         }
-        strong(item, Secret::new(text?.text.clone()))
+        let strong = strong(item, Secret::new(text?.text.clone()))?;
+        secrets::warn_if_readable(item);
+        Some(strong)
     });
     all.extend(s.list("secret_files", |item| {
         let text = secrets::from_file(item)?;
@@ -199,7 +206,7 @@ fn shared_secrets(s: &Section<'_>) -> Vec<Secret> {
     all
 }
 
-fn strong(item: &Item<'_>, secret: Secret) -> Option<Secret> {
+fn strong(item: &Item<'_>, secret: Secret) -> Option<(Secret, Place)> {
     // a variable that is not set is a mistake already
     item.scalar(|_| Ok(()))?;
     match secret.weakness() {
@@ -207,7 +214,7 @@ fn strong(item: &Item<'_>, secret: Secret) -> Option<Secret> {
             item.wrong(weakness);
             None
         }
-        None => Some(secret),
+        None => Some((secret, item.place())),
     }
 }
 

@@ -97,6 +97,16 @@ pub(super) fn postgres(rest: &str) -> Result<(), String> {
     }
 }
 
+/// Whether this is where something is, and no password to it.
+pub(super) fn may_be_shown(text: &str) -> bool {
+    let Some((_, rest)) = text.split_once("://") else { return text.starts_with("sqlite") };
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let user = authority.rsplit_once('@').map_or("", |(user, _)| user);
+    let query = Parts::of(rest).query;
+    let named = query.split('&').any(|pair| pair.starts_with("pass"));
+    !user.contains(':') && !named
+}
+
 /// Why a good URL deserves a word: somebody on the way could listen, or be taken for the server.
 pub(super) fn danger(url: &str) -> Option<&'static str> {
     let (scheme, rest) = url.split_once("://")?;
@@ -163,6 +173,28 @@ mod tests {
             assert!(postgres(bad).unwrap_err().contains("more than one host"), "{bad}");
         }
         assert!(postgres("u:sec/ret@h/usher").unwrap_err().contains("write / as %2F"));
+    }
+
+    #[test]
+    fn a_line_without_a_password_may_be_shown() {
+        for open in [
+            "sqlite",
+            "sqlite:u.db",
+            "redis://127.0.0.1:6379/0",
+            "redis+unix:///run/redis.sock?db=2",
+            "postgres://usher@db.lan/usher?sslmode=verify-full",
+        ] {
+            assert!(may_be_shown(open), "{open}");
+        }
+        for secret in [
+            "a password alone",
+            "redis://:p@127.0.0.1:6379/0",
+            "redis+unix:///run/redis.sock?db=2&pass=p",
+            "postgres://usher:p@db.lan/usher",
+            "postgres://usher@db.lan/usher?password=p",
+        ] {
+            assert!(!may_be_shown(secret), "{secret}");
+        }
     }
 
     #[test]

@@ -79,8 +79,15 @@ pub(super) fn metrics(root: &Section<'_>) -> Option<SocketAddr> {
     let usual = SocketAddr::from(([127, 0, 0, 1], 9090));
     match root.item("metrics") {
         Some(item) if item.as_scalar().is_some_and(|scalar| scalar.text == "off") => None,
-        Some(item) => Some(item.section(|s| s.get("address", address)).unwrap_or(usual)),
+        Some(item) => item.section(|s| s.get("address", address_or_off)).unwrap_or(Some(usual)),
         None => Some(usual),
+    }
+}
+
+fn address_or_off(scalar: &Scalar) -> Result<Option<SocketAddr>, String> {
+    match &*scalar.text {
+        "off" => Ok(None),
+        _ => address(scalar).map(Some).map_err(|text| format!("expected `off`, or: {text}")),
     }
 }
 
@@ -118,7 +125,7 @@ fn own_address(s: &Section<'_>, listen: &[Listen]) -> Option<SocketAddr> {
 
 /// A name, as it stands before the port in a URL.
 fn host(scalar: &Scalar) -> Result<String, String> {
-    let name = scalar.text.to_ascii_lowercase();
+    let name = values::text(scalar)?.to_ascii_lowercase();
     let plain = |b: u8| b.is_ascii_alphanumeric() || b".-_".contains(&b);
     let ends = name.starts_with(['.', '-']) || name.ends_with(['.', '-']);
     if name.is_empty() || name.len() > 253 || ends || !name.bytes().all(plain) {

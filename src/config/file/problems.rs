@@ -24,6 +24,11 @@ impl Problems {
         Self::new(file, vec![Problem { line: None, path: String::new(), text }])
     }
 
+    /// Whether there is no mistake.
+    pub(super) fn is_empty(&self) -> bool {
+        self.found.is_empty()
+    }
+
     /// Each mistake as its own line of text, in the order of the file.
     pub fn lines(&self) -> impl Iterator<Item = String> {
         self.found.iter().map(|problem| problem.located(&self.file))

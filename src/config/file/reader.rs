@@ -9,6 +9,7 @@ use std::path::Path;
 use super::fill::join;
 use super::problems::Problem;
 use super::tree::{Entry, Node, Scalar, Style, Value};
+use crate::config::Place;
 
 /// Keys of a map, items of a list: more are no configuration, and would take long to compare.
 const MANY: usize = 1_000;
@@ -16,7 +17,7 @@ const MANY: usize = 1_000;
 /// What all readers of one file share.
 pub(super) struct Context<'a> {
     /// The file, as messages name it.
-    file: &'a Path,
+    pub file: &'a Path,
     /// The directory that relative paths start from.
     pub base: &'a Path,
     pub problems: RefCell<Vec<Problem>>,
@@ -69,9 +70,9 @@ impl<'a> Item<'a> {
         self.cx.warnings.borrow_mut().push(Problem::at(self.node.line, &self.path, text));
     }
 
-    /// Where it stands, as `FILE:LINE: path.to.key`, for what is found wrong only later.
-    pub(super) fn place(&self) -> String {
-        Problem::at(self.node.line, &self.path, "").located(self.cx.file)
+    /// Where it stands, for what is found wrong only later.
+    pub(super) fn place(&self) -> Place {
+        Place::new(Problem::at(self.node.line, &self.path, "").located(self.cx.file))
     }
 
     /// Whether it says nothing: `null`, `~`, or nothing at all.
@@ -234,9 +235,19 @@ impl<'a> Section<'a> {
 
     /// Notes a mistake about a key, at its line if the file has it.
     pub(super) fn wrong(&self, key: &str, text: impl Into<String>) {
+        let problem = self.about(key, text);
+        self.cx.problems.borrow_mut().push(problem);
+    }
+
+    /// Where a key stands, or would, for what is found wrong only later.
+    pub(super) fn place(&self, key: &str) -> Place {
+        Place::new(self.about(key, "").located(self.cx.file))
+    }
+
+    fn about(&self, key: &str, text: impl Into<String>) -> Problem {
         let entry = self.entries.iter().find(|entry| entry.key == key);
         let line = entry.map_or(self.line, |entry| entry.node.line);
-        self.cx.problems.borrow_mut().push(Problem::at(line, &join(&self.path, key), text));
+        Problem::at(line, &join(&self.path, key), text)
     }
 
     fn refuse_the_rest(&self) {

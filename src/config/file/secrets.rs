@@ -7,7 +7,9 @@ use std::path::Path;
 
 use zeroize::Zeroizing;
 
+use super::lines;
 use super::reader::{Item, Section};
+use super::tree::Style;
 use super::values;
 use crate::config::Secret;
 
@@ -28,6 +30,7 @@ pub(super) fn secret(
         file.wrong(format!("`{key}` is given too: keep one of the two"));
         return None;
     }
+    let inline = value.is_some();
     let (item, text) = match (value, file) {
         // never through `values::text`, whose messages show what they found
         (Some(item), _) => {
@@ -41,11 +44,27 @@ pub(super) fn secret(
         (None, None) => return None,
     };
     match check(&text) {
-        Ok(()) => Some(Secret::new(text.to_string())),
+        Ok(()) => {
+            if inline && !lines::may_be_shown(&text) {
+                warn_if_readable(&item);
+            }
+            Some(Secret::new(text.to_string()))
+        }
         Err(wrong) => {
             item.wrong(wrong);
             None
         }
+    }
+}
+
+/// Says so where a secret stands in a configuration that everybody can read.
+pub(super) fn warn_if_readable(item: &Item<'_>) {
+    let filled = item.as_scalar().is_some_and(|scalar| scalar.style == Style::Filled);
+    let file = item.cx.file;
+    let mode = || std::fs::metadata(file).ok().map(|metadata| metadata.permissions().mode());
+    if !filled && mode().is_some_and(|mode| mode & 0o004 != 0) {
+        let file = file.display();
+        item.warn(format!("is a secret, and {file} can be read by everybody: chmod 600 {file}"));
     }
 }
 

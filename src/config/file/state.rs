@@ -7,10 +7,17 @@ use super::lines;
 use super::reader::Section;
 use super::secrets::secret;
 use super::values;
-use crate::config::{Database, Redis, Secret};
+use crate::config::{Database, NamedFile, Place, Redis, Secret};
 
 /// A Redis in the same network answers within one of them; a request waits no longer for it.
 const REDIS_TIMEOUT: Duration = Duration::from_millis(20);
+
+const DATABASE: (&str, &str) = ("database", "database_file");
+const REDIS: (&str, &str) = ("redis", "redis_file");
+
+/// What names a file in a URL of PostgreSQL, in each of its spellings.
+pub const URL_FILES: [&str; 7] =
+    ["sslrootcert", "ssl-root-cert", "ssl-ca", "sslcert", "ssl-cert", "sslkey", "ssl-key"];
 
 /// `state_dir`.
 pub(super) fn state_dir(root: &Section<'_>) -> PathBuf {
@@ -20,18 +27,40 @@ pub(super) fn state_dir(root: &Section<'_>) -> PathBuf {
 
 /// `database` or `database_file`; an URL may hold a password, so no message shows it.
 pub(super) fn database(root: &Section<'_>, state_dir: &Path) -> Database {
-    const KEYS: (&str, &str) = ("database", "database_file");
-    let given = secret(root, KEYS, is_database);
-    warn(root, KEYS, given.as_ref());
+    let given = secret(root, DATABASE, is_database);
+    warn(root, DATABASE, given.as_ref());
     let file = |name: &str| Database::Sqlite(root.cx.base.join(name));
     match given {
         None => Database::Sqlite(state_dir.join("usher.db")),
         Some(url) => match url.expose().strip_prefix("sqlite") {
             Some("") => Database::Sqlite(state_dir.join("usher.db")),
             Some(path) => file(path.trim_start_matches(':')),
-            None => Database::Postgres(url),
+            None => Database::Postgres(Secret::new(with_whole_paths(url.expose(), root.cx.base))),
         },
     }
+}
+
+/// The same URL of PostgreSQL, the files that it names found as all others of the configuration.
+fn with_whole_paths(url: &str, base: &Path) -> String {
+    let Some((before, query)) = url.split_once('?') else { return url.to_owned() };
+    let whole = |pair: &str| {
+        let (key, file) = form_urlencoded::parse(pair.as_bytes()).next()?;
+        // a certificate itself may stand there, too
+        let relative = Path::new(&*file).is_relative() && !file.starts_with("-----BEGIN");
+        if !relative || !URL_FILES.contains(&&*key) {
+            return None;
+        }
+        let file = base.join(&*file);
+        let file = form_urlencoded::byte_serialize(file.as_os_str().as_encoded_bytes());
+        Some(format!("{key}={}", file.collect::<String>()))
+    };
+    let pairs = query.split('&').map(|pair| whole(pair).unwrap_or_else(|| pair.to_owned()));
+    format!("{before}?{}", pairs.collect::<Vec<_>>().join("&"))
+}
+
+/// Where the database is named, or would be.
+pub(super) fn database_place(root: &Section<'_>) -> Place {
+    root.place(written(root, DATABASE))
 }
 
 fn is_database(text: &str) -> Result<(), String> {
@@ -54,27 +83,33 @@ fn is_database(text: &str) -> Result<(), String> {
 
 /// `redis` and the keys that begin so; its URL may hold a password, so no message shows it.
 pub(super) fn redis(root: &Section<'_>) -> Option<Redis> {
-    const KEYS: (&str, &str) = ("redis", "redis_file");
-    let url = secret(root, KEYS, lines::redis);
-    warn(root, KEYS, url.as_ref());
+    let url = secret(root, REDIS, lines::redis);
+    warn(root, REDIS, url.as_ref());
     let seal = secret(root, ("redis_secret", "redis_secret_file"), is_long);
     let ca = root.nullable("redis_ca", values::path(root.cx.base));
+    let ca = ca.map(|path| NamedFile { path, place: root.place("redis_ca") });
     let timeout = root.get("redis_timeout", values::time).unwrap_or(REDIS_TIMEOUT);
     if let (Some(_), Some(item)) = (&ca, root.item("redis_ca"))
         && url.as_ref().is_some_and(|url| !url.expose().starts_with("rediss://"))
     {
         item.wrong("is for servers that speak TLS: write rediss:// in the URL");
     }
-    Some(Redis { url: url?, secret: seal, ca, timeout })
+    let place = root.place(written(root, REDIS));
+    Some(Redis { url: url?, place, secret: seal, ca, timeout })
 }
 
 /// Says where a line that others can listen to is written.
-fn warn(root: &Section<'_>, (key, file_key): (&'static str, &'static str), url: Option<&Secret>) {
+fn warn(root: &Section<'_>, keys: (&'static str, &'static str), url: Option<&Secret>) {
     let danger = url.and_then(|url| lines::danger(url.expose()));
-    let written = root.item(key).filter(|item| !item.is_null()).or_else(|| root.item(file_key));
-    if let (Some(danger), Some(item)) = (danger, written) {
+    if let (Some(danger), Some(item)) = (danger, root.item(written(root, keys))) {
         item.warn(danger);
     }
+}
+
+/// Which of a value's two keys the file has: that of the value, unless it names a file alone.
+fn written(root: &Section<'_>, (key, file_key): (&'static str, &'static str)) -> &'static str {
+    let present = |key| root.item(key).is_some_and(|item| !item.is_null());
+    if !present(key) && present(file_key) { file_key } else { key }
 }
 
 /// As long as a hash, so that nobody finds it by trying.

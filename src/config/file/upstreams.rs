@@ -48,7 +48,8 @@ fn one(s: &Section<'_>) -> Option<Upstream> {
     let api_key = secret(s, ("api_key", "api_key_file"), visible_ascii);
     let gpu = s.get("gpu", values::whole::<u32>(0..=1_023));
     let Address { tls, host, port } = address?;
-    Some(Upstream { name: name?, kind, tls, host, port, slots, model_slots, gpu, api_key })
+    let place = s.place("url");
+    Some(Upstream { name: name?, place, kind, tls, host, port, slots, model_slots, gpu, api_key })
 }
 
 fn name(scalar: &Scalar) -> Result<String, String> {

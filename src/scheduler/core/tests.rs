@@ -27,6 +27,7 @@ fn keys(names: &[&str]) -> Arc<HashSet<ModelKey>> {
 fn upstream(name: &str, slots: u32, kind: UpstreamKind) -> Upstream {
     Upstream {
         name: name.to_owned(),
+        place: crate::config::Place::default(),
         kind,
         tls: false,
         host: "127.0.0.1".to_owned(),

@@ -35,7 +35,7 @@ impl Pair {
 
     fn files(&self) -> TlsFiles {
         let (cert, key) = (self.path("cert.pem"), self.path("key.pem"));
-        TlsFiles { cert, key, place: "usher.yaml:3: listen[0].tls".to_owned() }
+        TlsFiles { cert, key, place: Place::new("usher.yaml:3: listen[0].tls".to_owned()) }
     }
 
     /// What is wrong with it, without the directory.
@@ -94,4 +94,16 @@ fn a_pair_that_cannot_serve_is_named_with_its_file_and_the_reason() {
     let gone = Pair::good();
     std::fs::remove_file(gone.path("key.pem")).unwrap();
     assert!(gone.complaint().contains("tls.key: key.pem cannot be read: "), "{}", gone.complaint());
+}
+
+#[test]
+fn a_key_is_judged_beside_a_certificate_that_cannot_serve() {
+    let told = |pair: Pair| {
+        let bad = troubles(&pair.files());
+        bad.iter().map(|bad| bad.key).collect::<Vec<_>>()
+    };
+    assert!(told(Pair::good()).is_empty());
+    assert_eq!(told(Pair::good().write("cert.pem", "")), ["cert"]);
+    assert_eq!(told(Pair::good().write("key.pem", "")), ["key"]);
+    assert_eq!(told(Pair::good().write("cert.pem", "").write("key.pem", "")), ["cert", "key"]);
 }

@@ -5,7 +5,6 @@
 //! second it tries what a request would, and only when that succeeds the breaker closes. Requests
 //! never connect, so a Redis that comes back meets one connection of each gateway, not a crowd.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -19,6 +18,7 @@ use redis::{
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::time::timeout;
 
+use crate::config::{self, NamedFile};
 use crate::store::mark;
 
 /// Failures in a row that open the breaker.
@@ -60,18 +60,19 @@ impl Link {
     /// A link that is not connected yet.
     ///
     /// # Errors
-    /// The URL or the certificates cannot be read; the text shows nothing of the URL.
-    pub(super) fn new(url: &str, ca: Option<&Path>, budget: Duration) -> Result<Self, String> {
-        let client = match ca {
+    /// The URL or the certificates cannot be read, and where they are named; the text shows nothing
+    /// of the URL.
+    pub(super) fn new(config: &config::Redis) -> Result<Self, String> {
+        let url = config.url.expose();
+        let client = match &config.ca {
             // the crate's text might show the URL, and with it a password
-            None => {
-                Client::open(url).map_err(|e| format!("its URL cannot be used: {:?}", e.kind()))
-            }
-            Some(path) => with_authority(url, path),
+            None => Client::open(url)
+                .map_err(|e| format!("{}: its URL cannot be used: {:?}", config.place, e.kind())),
+            Some(file) => with_authority(url, file),
         }?;
         Ok(Self {
             client,
-            budget,
+            budget: config.timeout,
             wire: ArcSwapOption::empty(),
             away: AtomicBool::new(true),
             greeted: AtomicBool::new(false),
@@ -254,13 +255,15 @@ impl Link {
 }
 
 /// A client that believes servers whom this authority vouches for, and no others.
-fn with_authority(url: &str, file: &Path) -> Result<Client, String> {
-    let shown = file.display();
-    let root = std::fs::read(file).map_err(|error| format!("redis_ca: {shown}: {error}"))?;
+fn with_authority(url: &str, file: &NamedFile) -> Result<Client, String> {
+    let NamedFile { path, place } = file;
+    let shown = path.display();
+    let root =
+        std::fs::read(path).map_err(|error| format!("{place}: {shown} cannot be read: {error}"))?;
     let is_pem = memchr::memmem::find(&root, b"-----BEGIN CERTIFICATE-----").is_some();
     let certificates = TlsCertificates { client_tls: None, root_cert: Some(root) };
     let client = Client::build_with_tls(url, certificates).ok().filter(|_| is_pem);
-    client.ok_or_else(|| format!("redis_ca: {shown} holds no certificate in PEM that can be read"))
+    client.ok_or_else(|| format!("{place}: {shown} holds no certificate in PEM that can be read"))
 }
 
 /// What an error means, and what to do about it where that is known.

@@ -10,7 +10,7 @@ use sqlx::{AnyConnection, ConnectOptions};
 
 use super::PATIENCE;
 use super::fault::{Faults, is_busy};
-use crate::config::Database;
+use crate::config::{Database, URL_FILES};
 use crate::store::{StoreError, files};
 
 /// The database to talk to, and how.
@@ -154,7 +154,7 @@ pub(super) fn check(database: &Database) -> Result<(), String> {
     parsed.map_err(|_| "its URL is not one of PostgreSQL's, or its sslmode is none".to_owned())?;
     let query = url.expose().split_once('?').map_or("", |(_, query)| query);
     for (key, file) in form_urlencoded::parse(query.as_bytes()) {
-        let names_file = matches!(&*key, "sslrootcert" | "sslcert" | "sslkey");
+        let names_file = URL_FILES.contains(&&*key) && !file.starts_with("-----BEGIN");
         if names_file && !Path::new(&*file).is_file() {
             return Err(format!("there is no file {file}, which its URL's {key} names"));
         }

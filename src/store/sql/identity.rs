@@ -1,5 +1,7 @@
 //! What authentication asks of the database.
 
+use std::net::IpAddr;
+
 use async_trait::async_trait;
 use ring::digest;
 use sqlx::any::AnyRow;
@@ -13,11 +15,11 @@ use crate::store::{Actor, StoreError};
 
 #[async_trait]
 impl IdentityStore for Store {
-    async fn identity(&self, of: &Holder) -> Result<Option<Identity>, Unavailable> {
+    async fn identity(&self, of: &Holder, from: IpAddr) -> Result<Option<Identity>, Unavailable> {
         let found = match of {
             Holder::Key(hash) => self.holder_of_key(hash).await,
             Holder::PublicKey(key) => self.holder_of_public_key(key).await,
-            Holder::Subject(subject) => self.user_of_issuer(subject).await,
+            Holder::Subject(subject) => self.user_of_issuer(subject, from).await,
             Holder::Token { user, id } => self.holder_of_token(*user, id).await,
         };
         found.map_err(|error| Unavailable(error.to_string()))
@@ -72,11 +74,15 @@ impl Store {
     }
 
     /// The user that another issuer speaks of, made at first sight.
-    async fn user_of_issuer(&self, subject: &Subject) -> Result<Option<Identity>, StoreError> {
+    async fn user_of_issuer(
+        &self,
+        subject: &Subject,
+        from: IpAddr,
+    ) -> Result<Option<Identity>, StoreError> {
         let found = match self.bearer_of(subject).await? {
             Some(found) => Some(found),
             None => {
-                self.welcome(subject).await?;
+                self.welcome(subject, from).await?;
                 self.bearer_of(subject).await?
             }
         };
@@ -98,8 +104,9 @@ impl Store {
 
     /// Makes a row for a user of another issuer. Whoever makes the same one at the same time is
     /// no trouble: there is one row afterwards.
-    async fn welcome(&self, subject: &Subject) -> Result<(), StoreError> {
-        let by = Actor { name: &subject.issuer_name, address: "" };
+    async fn welcome(&self, subject: &Subject, from: IpAddr) -> Result<(), StoreError> {
+        let address = from.to_string();
+        let by = Actor { name: &subject.issuer_name, address: &address };
         for name in names_for(subject) {
             let mut change = self.change(&by).await?;
             match change.insert_subject(&name, subject).await {

@@ -134,6 +134,10 @@ impl Change<'_> {
     /// Adds an account and returns its id.
     pub(super) async fn insert_user(&mut self, new: &NewUser) -> Result<i64, StoreError> {
         check_username(&new.username)?;
+        if new.username == Actor::CLI.name {
+            let text = "'cli' cannot be a username: the audit trail calls the commands so";
+            return Err(StoreError::Invalid(text.to_owned()));
+        }
         new.email.as_deref().map_or(Ok(()), check_email)?;
         let insert = sqlx::query_scalar(
             "INSERT INTO users (username, email, tier, disabled, created_at, password_hash)

@@ -28,6 +28,8 @@ fn change(office: &Office, old: &str, new: &str) {
     let text = std::fs::read_to_string(file(office)).expect("the file is there");
     assert!(text.contains(old), "{old} in {text}");
     let beside = file(office).with_extension("new");
+    // an editor keeps a file's mode
+    std::fs::copy(file(office), &beside).expect("the directory is ours");
     std::fs::write(&beside, text.replace(old, new)).expect("the directory is ours");
     std::fs::rename(beside, file(office)).expect("the directory is ours");
 }

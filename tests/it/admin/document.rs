@@ -116,6 +116,11 @@ fn the_document_describes_every_route_of_administration() {
         assert_eq!(schema["additionalProperties"], false, "{name}: {schema}");
     }
     assert_eq!(document["components"]["securitySchemes"]["bearer"]["scheme"], "bearer");
+    let login = &document["paths"]["/auth/login"]["post"];
+    assert_eq!(login["security"], json!([{}]), "who logs in has no credential yet");
+    assert_eq!(document["paths"]["/auth/logout"]["post"]["security"], Value::Null);
+    let sums = &document["paths"]["/admin/usage"]["get"]["responses"]["200"]["content"];
+    assert_eq!(sums["text/csv"]["schema"]["type"], "string", "{sums}");
 }
 
 #[test]

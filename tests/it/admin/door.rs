@@ -5,22 +5,10 @@ use std::net::SocketAddr;
 use serde_json::json;
 
 use super::FAST;
-use crate::support::gateway::{Gateway, gateway};
+use crate::support::gateway::gateway;
 use crate::support::http::{Answer, Request, Wire};
 use crate::support::sim::sim;
 use crate::support::{chat, eventually};
-
-fn own_door(gateway: &Gateway) -> SocketAddr {
-    let mut door = None;
-    eventually("the door is announced", || {
-        door = gateway.log().iter().find_map(|line| {
-            let (_, url) = line.split_once("administration on http://")?;
-            url.strip_suffix("/admin")?.parse().ok()
-        });
-        door.is_some()
-    });
-    door.expect("found a moment ago")
-}
 
 #[test]
 fn with_an_address_of_its_own_administration_is_there_alone() {
@@ -31,7 +19,7 @@ fn with_an_address_of_its_own_administration_is_there_alone() {
         .listener("proxy_protocol: [10.0.0.0/24]")
         .config("admin: { address: '127.0.0.1:0' }")
         .start();
-    let door = own_door(&gateway);
+    let door = gateway.own_door();
     let key = gateway.key("admin");
     let at_door = |method: &str, path: &str| Request::new(door, method, path);
     for (method, path) in [
@@ -97,7 +85,7 @@ fn a_page_whose_name_was_made_to_lead_here_administers_nothing() {
     let beside = gateway().upstream("gpu0", &sim.url()).config("admin: { hosts: [box.example] }");
     let beside = beside.start();
     for (door, key) in
-        [(own_door(&apart), apart.key("admin")), (beside.address(), beside.key("admin"))]
+        [(apart.own_door(), apart.key("admin")), (beside.address(), beside.key("admin"))]
     {
         for host in ["127.0.0.1", "localhost:8080", "[::1]:1", "gpubox", "box.example:8443"] {
             assert_eq!(under(door, key, host).status, 200, "{host}");

@@ -45,6 +45,10 @@ fn a_field_that_is_not_known_is_refused_and_nothing_is_done() {
         ("PATCH", &ann, json!({ "issuer": "x" })),
         ("PATCH", &ann, json!({ "is_admin": true })),
         ("POST", "/admin/reload", json!({ "upstreams": [] })),
+        ("GET", "/admin/usage", json!({ "by": "key" })),
+        ("GET", "/auth/usage", json!({ "user": "admin" })),
+        ("GET", "/auth/me", json!({ "user": "admin" })),
+        ("POST", "/auth/logout", json!({ "everywhere": true })),
     ] {
         let detail = office.refusal(method, path, &body, 400);
         assert!(detail.contains("unknown field"), "{method} {path} {body}: {detail}");

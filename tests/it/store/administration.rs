@@ -9,7 +9,7 @@ use usher::store::{
     UserPatch,
 };
 
-use super::place::{CLI, Place, hash, holder, key, spec, user};
+use super::place::{CLI, HERE, Place, hash, holder, key, spec, user};
 
 on_both! {
     a_patch_of_a_user_changes_what_it_names
@@ -97,7 +97,7 @@ async fn visitor(store: &Store, tier: &str) -> User {
         tier: tier.into(),
         token: "t".into(),
     };
-    store.identity(&Holder::Subject(Arc::new(subject))).await.unwrap().unwrap().user
+    store.identity(&Holder::Subject(Arc::new(subject)), HERE).await.unwrap().unwrap().user
 }
 
 async fn who_is_admin_by_a_token_alone_is_not_the_admin_that_must_stay(place: Place) {
@@ -168,7 +168,7 @@ async fn a_removed_user_takes_the_keys_along_and_leaves_the_trail(place: Place) 
     store.rotate_key(CLI, old.id, std::time::Duration::from_secs(60), &print).await.unwrap();
     assert_eq!(store.delete_user(BY, bob.id).await.unwrap(), bob);
     for plain in ["old", "new"] {
-        assert!(store.identity(&holder(plain)).await.unwrap().is_none(), "{plain}");
+        assert!(store.identity(&holder(plain), HERE).await.unwrap().is_none(), "{plain}");
     }
     assert_eq!(place.number("SELECT COUNT(*) FROM api_keys").await, 0);
     let audit = place.audit().await;
@@ -253,6 +253,11 @@ async fn the_trail_is_read_newest_first_and_by_what_is_asked(place: Place) {
     let part = store.list_acts(&AuditFilter { span, ..AuditFilter::default() }).await.unwrap();
     assert_eq!(part, first[1..3]);
     assert_eq!((first[1].target.as_str(), first[1].address.as_str()), ("gpu0", "10.0.0.7"));
+    visitor(&store, "free").await;
+    let made = &store.list_acts(&AuditFilter::default()).await.unwrap()[0];
+    let told = (made.actor.as_str(), made.action.as_str(), made.target.as_str());
+    assert_eq!(told, ("idp", "user.create", "idp+eve"));
+    assert_eq!(made.address, HERE.to_string(), "where the first token came from");
 }
 
 async fn odd_addresses_are_refused(place: Place) {

@@ -1,5 +1,7 @@
 //! Where the store is tested, and the words for what it is asked.
 
+use std::net::{IpAddr, Ipv4Addr};
+
 use sqlx::{AnyConnection, Connection, Row};
 use tempfile::TempDir;
 use usher::auth::{Holder, KeyHash};
@@ -7,6 +9,9 @@ use usher::config::Database;
 use usher::store::{Actor, Fingerprint, KeyLimits, KeyRecord, KeySpec, NewUser, Store};
 
 use crate::support::postgres;
+
+/// Where who presents a credential is.
+pub const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// A database of a test's own.
 pub struct Place {

@@ -9,7 +9,7 @@ use usher::store::{
     StoreError,
 };
 
-use super::place::{CLI, Place, hash, holder, key, spec, user};
+use super::place::{CLI, HERE, Place, hash, holder, key, spec, user};
 
 on_both! {
     a_rotated_key_and_its_successor_both_work_until_the_grace_is_over
@@ -68,7 +68,7 @@ async fn a_rotated_key_and_its_successor_both_work_until_the_grace_is_over(place
     assert_eq!((kept.replaced_by, kept.expires_at), (Some(new.id), Some(old_expires_at)));
     assert_eq!((kept.state, new.state), (KeyState::Active, KeyState::Active));
     for (plain, id) in [("old", old.id), ("new", new.id)] {
-        let known = store.identity(&holder(plain)).await.unwrap().unwrap();
+        let known = store.identity(&holder(plain), HERE).await.unwrap().unwrap();
         assert_eq!(known.key.map(|key| key.id), Some(id), "{plain}");
     }
     let at_once = rotate_within(&store, key(&store, "bob", "a").await.id, "b", Duration::ZERO);

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write as _};
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Output, Stdio};
 use std::sync::Arc;
@@ -164,6 +165,9 @@ impl Builder {
         }
         let config = directory.path().join("usher.yaml");
         std::fs::write(&config, yaml).expect("the directory is ours");
+        // it may hold secrets
+        let own = std::fs::Permissions::from_mode(0o600);
+        std::fs::set_permissions(&config, own).expect("the file is ours");
         Home { directory, config, environment: self.environment.clone() }
     }
 }
@@ -253,6 +257,19 @@ impl Gateway {
             address.is_some()
         });
         address.expect("found a moment ago")
+    }
+
+    /// Where its `/admin` is, if that has an address of its own.
+    pub fn own_door(&self) -> SocketAddr {
+        let mut door = None;
+        eventually("the door is announced", || {
+            door = self.log().iter().find_map(|line| {
+                let (_, url) = line.split_once("administration on http://")?;
+                url.strip_suffix("/admin")?.parse().ok()
+            });
+            door.is_some()
+        });
+        door.expect("found a moment ago")
     }
 
     /// Its base URL, without a slash at the end.

@@ -12,7 +12,7 @@ async fn present_on(
     let (config, tokens) = &believed("");
     let signed = Signed { method: "GET", path: "/api/tags", query: "", private: true };
     let last = Some(last);
-    let asking = Asking { headers, path_key: None, signed, config, tokens, now, last };
+    let asking = Asking { headers, path_key: None, signed, config, tokens, now, from: HERE, last };
     authenticator.authenticate(asking).await
 }
 

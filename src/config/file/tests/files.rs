@@ -101,7 +101,7 @@ fn a_listener_knows_its_certificate_and_its_balancers() {
     let [https, http] = &config.listen[..] else { panic!("two listeners") };
     let tls = https.tls.as_ref().unwrap();
     assert_eq!((&*tls.cert, &*tls.key), (Path::new("/etc/usher/tls/a.pem"), Path::new("/b.pem")));
-    assert_eq!(tls.place, "/etc/usher/usher.yaml:3: listen[0].tls");
+    assert_eq!(tls.place.to_string(), "/etc/usher/usher.yaml:3: listen[0].tls");
     let networks = |networks: &[&str]| networks.iter().map(|n| n.parse().unwrap()).collect();
     assert_eq!((&https.balancers, &http.tls), (&None, &None));
     assert_eq!(http.balancers, Some(networks(&["10.0.0.0/24", "::1/128"])));
@@ -152,6 +152,7 @@ fn metrics_have_a_place_unless_they_are_off() {
     assert_eq!(place("").as_deref(), Some("127.0.0.1:9090"));
     assert_eq!(place("metrics: { address: '[::1]:0' }").as_deref(), Some("[::1]:0"));
     assert_eq!(place("metrics: off"), None);
+    assert_eq!(place("metrics: { address: off }"), None);
 }
 
 #[test]
@@ -189,6 +190,34 @@ fn a_secret_that_everybody_can_read_is_a_warning() {
 }
 
 #[test]
+fn a_secret_in_a_configuration_that_everybody_can_read_is_a_warning() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("usher.yaml");
+    let random = "Zm9yIHRlc3RzIGFsb25lLCBuZXZlciB1c2VkIGFueXdoZXJl";
+    let text = format!(
+        "upstreams:\n- {{ name: a, url: http://a, api_key: usk }}\n- {{ name: b, url: http://b, \
+         api_key: '${{KEY}}' }}\nredis: redis://127.0.0.1\nredis_secret: {random}\n\
+         database: postgres://u:p@localhost/d\nauth: {{ issuers: [ {{ name: i, issuer: i, \
+         audience: a, default_tier: free, secrets: [{random}] }} ] }}\n"
+    );
+    fs::write(&file, text).unwrap();
+    let warned = |mode| {
+        fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+        let env = |_: &str| Some("from-the-environment".to_owned());
+        let warnings = Config::load(&file, &env).unwrap().warnings;
+        let shown = file.display();
+        let remedy =
+            format!("is a secret, and {shown} can be read by everybody: chmod 600 {shown}");
+        assert!(warnings.iter().all(|line| line.ends_with(&remedy)), "{warnings:?}");
+        let key = |line: &String| line.split(": ").nth(1).unwrap().to_owned();
+        warnings.iter().map(key).collect::<Vec<_>>()
+    };
+    let all = ["upstreams[0].api_key", "database", "auth.issuers[0].secrets[0]", "redis_secret"];
+    assert_eq!(warned(0o644), all);
+    assert!(warned(0o640).is_empty());
+}
+
+#[test]
 fn a_secret_file_that_holds_none_is_a_mistake() {
     let place = "usher.yaml:1: upstreams[0].api_key_file";
     let empty = with_secret("\n", 0o600).unwrap_err();
@@ -222,6 +251,22 @@ fn databases_are_told_apart() {
         panic!("PostgreSQL")
     };
     assert_eq!(url.expose(), "postgres://u:p@h/usher");
+}
+
+#[test]
+fn files_that_a_database_s_url_names_are_found_from_the_configuration_on() {
+    let url = |query: &str| match with(&format!("database: 'postgres://u:p@h/d?{query}'")).database
+    {
+        Database::Postgres(url) => url.expose().split_once('?').unwrap().1.to_owned(),
+        Database::Sqlite(_) => panic!("{query}"),
+    };
+    assert_eq!(
+        url("sslmode=verify-full&sslrootcert=my%20ca.pem&ssl-key=k.pem"),
+        "sslmode=verify-full&sslrootcert=%2Fetc%2Fusher%2Fmy+ca.pem&ssl-key=%2Fetc%2Fusher%2Fk.pem"
+    );
+    for same in ["sslrootcert=/a/b.pem", "application_name=a.pem&sslmode=require", "x"] {
+        assert_eq!(url(same), same);
+    }
 }
 
 #[test]

@@ -134,8 +134,9 @@ fn pattern(path: &str) -> String {
 }
 
 #[test]
-fn restrict_names_routes_that_exist_and_need_a_credential() {
-    for route in super::super::ROUTES {
-        assert!(crate::route::known(route), "{route}");
-    }
+fn restrict_may_name_the_routes_that_need_a_credential() {
+    let mut guarded: Vec<_> =
+        crate::route::paths().filter(|path| crate::route::known(path)).collect();
+    guarded.sort_unstable();
+    assert_eq!(super::super::ROUTES, guarded);
 }
