@@ -20,6 +20,9 @@ use crate::store::Actor;
 use crate::telemetry::security_log::SecurityEvent;
 use crate::upstream::{Fleet, Instance};
 
+/// Largest body of what creates a model, bytes: a template, licences, the names of many blobs.
+const CREATION: u64 = 16 << 20;
+
 /// Where something is to be done.
 enum Place {
     One(Arc<Instance>),
@@ -37,10 +40,7 @@ pub(super) async fn admit(
     if let Place::One(instance) = &chosen {
         ctx.take(Target::Instance(instance.id), &gateway.live);
     }
-    let payload = match chosen {
-        Place::One(_) => read_small(gateway, session, ctx, op).await?,
-        Place::Everywhere(_) => read_whole(gateway, session, ctx, op).await?,
-    };
+    let payload = read(gateway, session, ctx, op).await?;
     let chosen = match chosen {
         // the same layers from each of them would only be sent several times
         Place::Everywhere(all) if op == ManageOp::Push => match pushes(&all, payload.as_ref()) {
@@ -147,33 +147,20 @@ async fn write_down(
     Ok(())
 }
 
-/// What a body says that is short enough to be read before it is passed on: blobs are not, and of
-/// the rest only what creates a model may be longer.
-async fn read_small(
+/// Reads all bodies but blobs before they travel, however they are framed: an act without its name
+/// could be neither judged nor written down.
+async fn read(
     gateway: &Gateway,
     session: &mut Session,
     ctx: &mut Ctx,
     op: ManageOp,
 ) -> Result<Option<Payload>, Stop> {
-    let length = body::declared_length(session);
-    if op == ManageOp::Blob || !length.is_some_and(|length| (1..=ADMIN_BODY).contains(&length)) {
-        return Ok(None);
-    }
-    let body = keep_body(gateway, session, ctx, ADMIN_BODY).await?;
-    Ok(Some(look_at(body, payload::inspect).await?))
-}
-
-/// What a body says that several instances will get: all but blobs is kept until then.
-async fn read_whole(
-    gateway: &Gateway,
-    session: &mut Session,
-    ctx: &mut Ctx,
-    op: ManageOp,
-) -> Result<Option<Payload>, Stop> {
-    if op == ManageOp::Blob {
-        return Ok(None);
-    }
-    let body = keep_body(gateway, session, ctx, ctx.config.limits.body).await?;
+    let limit = match op {
+        ManageOp::Blob => return Ok(None),
+        ManageOp::Create => CREATION,
+        ManageOp::Copy | ManageOp::Delete | ManageOp::Pull | ManageOp::Push => ADMIN_BODY,
+    };
+    let body = keep_body(gateway, session, ctx, limit).await?;
     Ok(Some(look_at(body, payload::inspect).await?))
 }
 

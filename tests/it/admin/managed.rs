@@ -86,3 +86,52 @@ fn what_two_readers_could_understand_differently_is_not_managed() {
     assert_eq!(pulls.count(), 0);
     assert_eq!(office.get("/admin/audit?action=model.pull")["data"], json!([]));
 }
+
+/// What of the acts on models is written down, newest first.
+fn written(office: &Office) -> Vec<[String; 2]> {
+    let trail = office.get("/admin/audit");
+    let acts = trail["data"].as_array().expect("a list").iter();
+    let acts = acts.map(|act| ["action", "detail"].map(|name| super::text(act, name)));
+    acts.filter(|[action, _]| action.starts_with("model.")).collect()
+}
+
+#[test]
+fn an_act_is_named_and_judged_however_its_body_is_framed() {
+    let (office, sim) = Office::open();
+    let request = |method: &str, path: &str| {
+        office.gateway.request(method, path).key(office.gateway.key("admin"))
+    };
+    let copy =
+        request("POST", "/api/copy").json(&json!({ "source": "llama3.2", "destination": "b" }));
+    assert_eq!(copy.chunked().send().status, 200);
+    let delete = request("DELETE", "/api/delete").json(&json!({ "model": "b" }));
+    assert_eq!(delete.chunked().send().status, 200);
+    let twice = request("DELETE", "/api/delete").body(r#"{"model":"a","model":"llama3.2"}"#);
+    assert_eq!(twice.chunked().send().status, 400);
+    let nameless = request("DELETE", "/api/delete");
+    assert_eq!(nameless.send().status, 400);
+    let padded = format!(r#"{{"model":"llama3.2","x":"{}"}}"#, "x".repeat(64 << 10));
+    for chunked in [false, true] {
+        let large = request("DELETE", "/api/delete").body(padded.clone());
+        let large = if chunked { large.chunked() } else { large };
+        assert_eq!(large.send().status, 413, "chunked: {chunked}");
+    }
+    let reached = sim.requests().into_iter().filter(|it| it["target"] == "/api/delete");
+    assert_eq!(reached.count(), 1, "of five deletions the one that says what");
+    let row = |action: &str, detail: &str| [action, detail].map(str::to_owned);
+    assert_eq!(written(&office), [row("model.delete", "b"), row("model.copy", "llama3.2 to b")]);
+}
+
+#[test]
+fn what_creates_a_model_may_be_long() {
+    let (office, _sim) = Office::open();
+    let licence = "x".repeat(1 << 20);
+    let body = json!({ "model": "mine", "from": "llama3.2", "license": licence, "stream": false });
+    let create = office.gateway.post("/api/create", &body).key(office.gateway.key("admin"));
+    for create in [create.clone(), create.chunked()] {
+        let answer = create.send();
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    }
+    let row = ["model.create", "mine"].map(str::to_owned);
+    assert_eq!(written(&office), [row.clone(), row]);
+}
