@@ -24,7 +24,7 @@ use super::seating::{self, no_place};
 use crate::auth::credential::PathKey;
 use crate::auth::{Asking, AuthError, Principal, Signed, login};
 use crate::config::{Config, RouteClass};
-use crate::model::{BadName, ModelName};
+use crate::model::ModelName;
 use crate::payload::{self, BadPayload, Payload, Ready};
 use crate::policy::{self, Denied, RoutePermit};
 use crate::route::{self, Action, BodyKind, Class, Inference, NoRoute};
@@ -119,7 +119,7 @@ pub(super) async fn admit(
             ctx.estimate = look_at(body, payload::estimate_tokens).await?;
             Ok(Admitted::Local(route.action))
         }
-        Action::Manage(op) => managed::admit(gateway, session, ctx, op).await,
+        Action::Manage(op) => managed::admit(gateway, session, ctx, (&permit, op)).await,
         Action::Account | Action::Admin => {
             keep_body(gateway, session, ctx, ADMIN_BODY).await?;
             Ok(Admitted::Local(route.action))
@@ -238,10 +238,8 @@ pub(super) fn log_event(ctx: &Ctx, event: &'static str, reason: &str) {
 
 fn authorise(ctx: &Ctx, route: &'static route::Route) -> Result<RoutePermit, Refusal> {
     let Some(principal) = &ctx.principal else { return Err(AuthError::Missing.into()) };
-    policy::authorise_route(principal, route, &ctx.config.as_ref().into()).map_err(|denied| {
-        log_denial(ctx, &denied.to_string());
-        denied.into()
-    })
+    let rules = ctx.config.as_ref().into();
+    policy::authorise_route(principal, route, &rules).map_err(|denied| deny(ctx, denied))
 }
 
 /// Pages of other sites administer nothing, with whatever credential a browser may add.
@@ -321,10 +319,12 @@ fn refuse_harm(ctx: &Ctx, permit: &RoutePermit, ready: &Ready) -> Result<(), Ref
         () if ready.unloads => permit.authorise_unloading(),
         () => Ok(()),
     };
-    denied.map_err(|denied| {
-        log_denial(ctx, &denied.to_string());
-        denied.into()
-    })
+    denied.map_err(|denied| deny(ctx, denied))
+}
+
+fn deny(ctx: &Ctx, denied: Denied) -> Refusal {
+    log_denial(ctx, &denied.to_string());
+    denied.into()
 }
 
 /// Reads a body of at most `limit` bytes, and keeps it with its share of the memory.
@@ -373,20 +373,29 @@ struct Destination {
 }
 
 fn name_model(ctx: &mut Ctx, permit: &RoutePermit, wanted: &Destination) -> Result<(), Refusal> {
-    let name = read_name(&ctx.fleet, &wanted.model)
-        .map_err(|bad| Refusal::bad_request(format!("field 'model': {bad}")))?;
+    let name = read_name(&ctx.fleet, ("model", &wanted.model))?;
     let searching = if wanted.web_search { permit.authorise_web_search() } else { Ok(()) };
     let allowed = searching.and_then(|()| permit.authorise_model(&name));
     ctx.cloud = name.is_cloud();
     ctx.model = Some(name);
-    allowed.map_err(|denied| {
-        log_denial(ctx, &denied.to_string());
-        denied.into()
-    })
+    allowed.map_err(|denied| deny(ctx, denied))
 }
 
-fn read_name(fleet: &Fleet, written: &str) -> Result<ModelName, BadName> {
-    match ModelName::parse(written) {
+/// Decides whether the caller may have something done to the model that stands in this field.
+pub(super) fn authorise_act(
+    ctx: &mut Ctx,
+    permit: &RoutePermit,
+    named: (&'static str, &str),
+) -> Result<(), Refusal> {
+    let name = read_name(&ctx.fleet, named)?;
+    let allowed = permit.authorise_model(&name);
+    // the first one is what the act is about
+    ctx.model.get_or_insert(name);
+    allowed.map_err(|denied| deny(ctx, denied))
+}
+
+fn read_name(fleet: &Fleet, (field, written): (&str, &str)) -> Result<ModelName, Refusal> {
+    let name = match ModelName::parse(written) {
         Ok(name) if fleet.is_remote(name.key()) => Ok(name.marked_cloud()),
         Ok(name) => Ok(name),
         // other OpenAI-compatible servers name models as they like
@@ -394,7 +403,8 @@ fn read_name(fleet: &Fleet, written: &str) -> Result<ModelName, BadName> {
             let name = ModelName::opaque(written);
             if fleet.lists(name.key()) { Ok(name) } else { Err(bad) }
         }
-    }
+    };
+    name.map_err(|bad| Refusal::bad_request(format!("field '{field}': {bad}")))
 }
 
 fn find_instance(gateway: &Gateway, ctx: &mut Ctx) -> Result<(), Refusal> {
