@@ -16,6 +16,7 @@ use super::cors;
 use super::ctx::{Ctx, Target};
 use super::everywhere::Round;
 use super::host;
+use super::lint;
 use super::managed;
 use super::patience;
 use super::quota;
@@ -77,6 +78,7 @@ pub(super) async fn admit(
     session: &mut Session,
     ctx: &mut Ctx,
 ) -> Result<Admitted, Stop> {
+    check_fields(session, ctx)?;
     let route = find_route(session, ctx)?;
     if route.action == Action::Login {
         read_login(gateway, session, ctx).await?;
@@ -136,6 +138,20 @@ async fn read_login(gateway: &Gateway, session: &mut Session, ctx: &mut Ctx) -> 
     quota::count_login(gateway, ctx).await?;
     refuse_encoded(session)?;
     keep_body(gateway, session, ctx, login::LARGEST).await.map(drop)
+}
+
+/// Of HTTP/1, [`super::front`] has seen each byte of the head already.
+fn check_fields(session: &Session, ctx: &mut Ctx) -> Result<(), Refusal> {
+    let head = session.req_header();
+    if head.version != http::Version::HTTP_2 {
+        return Ok(());
+    }
+    let checked = lint::check_fields(head.raw_path(), &head.headers, ctx.config.limits.headers);
+    checked.map_err(|bad| {
+        let path = head.raw_path().split(|byte| *byte == b'?').next().unwrap_or_default();
+        ctx.dialect = route::dialect_of(str::from_utf8(path).unwrap_or_default());
+        bad.into()
+    })
 }
 
 fn find_route(session: &Session, ctx: &mut Ctx) -> Result<&'static route::Route, Refusal> {

@@ -137,7 +137,7 @@ impl Front {
         watchdog.allow(time);
         loop {
             if bytes.len() > limits.headers {
-                return Err(Unfit::Refused(bytes, head_too_large()));
+                return Err(Unfit::Refused(bytes, BadHead::TooLarge.into()));
             }
             match read_some(stream, &mut bytes).await {
                 Ok(1..) => {}
@@ -277,19 +277,12 @@ async fn read_some(stream: &mut Stream, bytes: &mut BytesMut) -> std::io::Result
 
 fn judge(bytes: BytesMut, end: usize, limits: &Limits) -> Result<BytesMut, Unfit> {
     if end > limits.headers {
-        return Err(Unfit::Refused(bytes, head_too_large()));
+        return Err(Unfit::Refused(bytes, BadHead::TooLarge.into()));
     }
     match lint::check(bytes.get(..end).unwrap_or_default()) {
         Ok(_) => Ok(bytes),
-        Err(bad @ BadHead::TooMany) => {
-            Err(Unfit::Refused(bytes, Refusal::new(431, "head_too_large", bad.to_string())))
-        }
-        Err(bad) => Err(Unfit::Refused(bytes, Refusal::bad_request(bad.to_string()))),
+        Err(bad) => Err(Unfit::Refused(bytes, bad.into())),
     }
-}
-
-fn head_too_large() -> Refusal {
-    Refusal::new(431, "head_too_large", "Request headers are too large")
 }
 
 /// Where the head ends, if its end is there. Some clients send an empty line behind a body (RFC

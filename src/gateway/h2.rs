@@ -45,6 +45,9 @@ const CONNECTION_WINDOW: u32 = 1 << 20;
 /// What waits to be sent of one stream, bytes.
 const SEND_BUFFER: usize = 64 << 10;
 
+/// Bytes of a head that h2 itself lets pass at the least; it counts 32 more for each field.
+const LEAST_LIST: usize = 64 << 10;
+
 /// How long the last words of a stream that is going to be cut get. A stream that is dropped
 /// without its end is reset, and h2 throws away what waits to be sent then; nothing tells when that
 /// is out, but the connection needs no more than a turn.
@@ -65,7 +68,9 @@ pub(super) async fn serve(
     greeting.allow(config.timeouts.header);
     let mut options = HttpServerOptions::default();
     options.h2_idle_timeout = Some(KEEPALIVE);
-    let headers = u32::try_from(config.limits.headers).unwrap_or(u32::MAX);
+    // what is refused here gets no body, no id and no access line: [`super::admit`] refuses before
+    let headers = config.limits.headers.saturating_mul(2).max(LEAST_LIST);
+    let headers = u32::try_from(headers).unwrap_or(u32::MAX);
     let last = Arc::default();
     let streams = Streams { proxy: Arc::clone(proxy), options, headers, greeting, last, stage };
     ServerApp::process_new(&Arc::new(streams), Box::new(stream), shutdown).await;

@@ -7,6 +7,7 @@
 
 use std::str;
 
+use http::HeaderMap;
 use http::uri::PathAndQuery;
 
 /// Headers that one request may have.
@@ -40,6 +41,9 @@ pub(super) enum BadHead {
     /// More headers than any client sends.
     #[error("Too many headers")]
     TooMany,
+    /// More bytes than the configuration allows.
+    #[error("Request headers are too large")]
+    TooLarge,
     /// Two ways to tell the body's length, one way twice, or one that is no number.
     #[error("Malformed Content-Length")]
     ContentLength,
@@ -72,6 +76,22 @@ pub(super) fn check(head: &[u8]) -> Result<Line<'_>, BadHead> {
         // a line that ends oddly may look like anything
         Err(_) if has_odd_line_end(head) => Err(BadHead::LineEnd),
         read => read,
+    }
+}
+
+/// Checks what came over HTTP/2, whose framing leaves less to doubt: names as over HTTP/1, so that no
+/// twin of a header that is trusted passes there, and as many and as large ones.
+pub(super) fn check_fields(path: &[u8], headers: &HeaderMap, most: usize) -> Result<(), BadHead> {
+    let fields = headers.iter().map(|(name, value)| name.as_str().len() + value.len());
+    if path.len() + fields.sum::<usize>() > most {
+        return Err(BadHead::TooLarge);
+    }
+    if headers.len() > MOST_HEADERS {
+        return Err(BadHead::TooMany);
+    }
+    match headers.keys().all(|name| is_name(name.as_str().as_bytes())) {
+        true => Ok(()),
+        false => Err(BadHead::HeaderName),
     }
 }
 
@@ -357,6 +377,27 @@ mod tests {
     fn a_head_of_a_thousand_headers_is_refused() {
         let head = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: 1\r\n".repeat(1000));
         assert_eq!(fault(&head), Some(BadHead::TooMany));
+    }
+
+    #[test]
+    fn fields_of_http_2_are_held_to_the_same_bounds() {
+        let fields = |names: &[&'static str], value: &str| {
+            let name = |name: &&'static str| http::HeaderName::from_static(name);
+            let value = http::HeaderValue::from_str(value).unwrap();
+            names.iter().map(|it| (name(it), value.clone())).collect::<HeaderMap>()
+        };
+        let check = |headers: &HeaderMap| check_fields(b"/health", headers, 100);
+        assert_eq!(check(&fields(&["x-a", "content-type"], "b_c")), Ok(()));
+        assert_eq!(check(&fields(&["x"], &"y".repeat(92))), Ok(()), "7 + 1 + 92");
+        assert_eq!(check(&fields(&["x"], &"y".repeat(93))), Err(BadHead::TooLarge));
+        for twin in ["x_forwarded_for", "content_length", "x.y", "x!"] {
+            assert_eq!(check(&fields(&[twin], "1")), Err(BadHead::HeaderName), "{twin}");
+        }
+        let mut many = HeaderMap::new();
+        for _ in 0..=MOST_HEADERS {
+            many.append("x", http::HeaderValue::from_static(""));
+        }
+        assert_eq!(check_fields(b"/", &many, 1000), Err(BadHead::TooMany));
     }
 
     #[test]

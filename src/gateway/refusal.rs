@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use super::cors;
 use super::ctx::Ctx;
+use super::lint::BadHead;
 use super::quota;
 use super::request_id::RequestId;
 use crate::admin::Fault;
@@ -334,6 +335,17 @@ impl From<Fault> for Refusal {
         no.extra.retry_after = fault.retry_after.or(soon).map(|wait| wait.clamp(1, 3600));
         no.extra.challenge = no.status == 401;
         no
+    }
+}
+
+impl From<BadHead> for Refusal {
+    fn from(bad: BadHead) -> Self {
+        match bad {
+            BadHead::TooLarge | BadHead::TooMany => {
+                Self::new(431, "head_too_large", bad.to_string())
+            }
+            bad => Self::bad_request(bad.to_string()),
+        }
     }
 }
 

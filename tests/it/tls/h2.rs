@@ -68,8 +68,34 @@ fn refusals_come_in_the_dialect_of_the_route_however_much_is_still_sent() {
         let json = answer.json();
         assert_eq!(json.pointer(pointer), Some(&json!(text)), "{path} {json}");
     }
+}
+
+#[test]
+fn a_head_is_held_to_the_bounds_of_http_1_and_refused_as_anything_else() {
+    let house = House::open();
     let padded = format!("X-Padding: {}", "x".repeat(40_000));
-    assert_eq!(curl(&house, "/health", &["--http2", "-H", &padded]).status, 431);
+    let many: Vec<_> = (0..140).map(|number| format!("X-{number}: y")).collect();
+    let many: Vec<_> = many.iter().flat_map(|line| ["-H", line]).collect();
+    let large = "Request headers are too large";
+    for (more, status, text, outcome) in [
+        (vec!["-H", &padded], 431, large, "head_too_large"),
+        (many, 431, "Too many headers", "head_too_large"),
+        (vec!["-H", "X_Forwarded_For: 10.0.0.1"], 400, "Malformed header name", "bad_request"),
+    ] {
+        for (path, pointer) in [("/health", "/detail"), ("/v1/messages", "/error/message")] {
+            let id = format!("{outcome}-{}-{}", more.len(), path.len()).replace('_', "-");
+            let own = format!("X-Request-Id: {id}");
+            let asked = [&["--http2", "-H", &own][..], &more].concat();
+            let answer = curl(&house, path, &asked);
+            assert_eq!((answer.status, &*answer.version), (status, "2"), "{text} {answer:?}");
+            assert_eq!(answer.json().pointer(pointer), Some(&json!(text)), "{answer:?}");
+            assert_eq!(answer.header("x-request-id"), Some(&*id));
+            let line = house.gateway.access_line(&id);
+            assert_eq!((&line["status"], &line["outcome"]), (&json!(status), &json!(outcome)));
+        }
+    }
+    let fits = format!("X-Padding: {}", "x".repeat(30_000));
+    assert_eq!(curl(&house, "/health", &["--http2", "-H", &fits]).status, 200);
 }
 
 #[test]
