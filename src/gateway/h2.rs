@@ -126,6 +126,8 @@ struct WatchedStream {
     alarm: Alarm,
     /// The body was read to its end. Behind trailers, which nobody asks for, h2 would not say so.
     ended: bool,
+    /// The body was kept elsewhere, to its end: see [`WatchedStream::get_retry_buffer`].
+    kept: bool,
     /// Bytes of comments that were written past Pingora.
     comments: usize,
 }
@@ -135,7 +137,7 @@ impl WatchedStream {
         let alarm = Alarm::new(Some(stage));
         let companions = Companions { watchdog: alarm.watchdog(), last };
         inner.req_header_mut().extensions_mut().insert(companions);
-        Self { inner, alarm, ended: false, comments: 0 }
+        Self { inner, alarm, ended: false, kept: false, comments: 0 }
     }
 
     /// What the client says, unless something is due before.
@@ -265,6 +267,7 @@ impl CustomSession for WatchedStream {
     }
 
     fn enable_retry_buffering(&mut self) {
+        self.kept = self.ended;
         self.inner.enable_retry_buffering();
     }
 
@@ -272,8 +275,11 @@ impl CustomSession for WatchedStream {
         self.inner.retry_buffer_truncated()
     }
 
+    /// Where nothing is left to be buffered, a byte stands for the body: without any, Pingora would
+    /// not call the filter that puts the kept bytes in its place.
     fn get_retry_buffer(&self) -> Option<Bytes> {
-        self.inner.get_retry_buffer()
+        let buffered = self.inner.get_retry_buffer();
+        buffered.or_else(|| self.kept.then(|| Bytes::from_static(b"x")))
     }
 
     fn set_read_timeout(&mut self, _timeout: Option<Duration>) {}

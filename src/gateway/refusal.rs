@@ -77,6 +77,12 @@ impl Refusal {
         Self::new(413, "body_too_large", format!("Request body is larger than {limit} bytes"))
     }
 
+    /// A body that announced no length is larger than `limit` bytes.
+    pub(super) fn length_required(limit: u64) -> Self {
+        let detail = format!("Request body is larger than {limit} bytes and has no Content-Length");
+        Self::new(411, "length_required", detail)
+    }
+
     /// The body was not there in time.
     pub(super) fn body_too_slow() -> Self {
         Self::new(408, "body_timeout", "Request body was not received in time")
@@ -181,7 +187,7 @@ impl Refusal {
     pub(super) fn limit(&self) -> Option<&'static str> {
         Some(match self.reason {
             "body_memory" => "body_memory",
-            "body_timeout" | "body_too_large" => "body",
+            "body_timeout" | "body_too_large" | "length_required" => "body",
             "connections" => "connections",
             "connections_per_ip" => "connections_per_ip",
             word @ ("requests" | "reads" | "tokens") => word,
@@ -216,7 +222,7 @@ impl Refusal {
             head.insert_header("Retry-After", seconds)?;
         }
         // these never get better by trying again, and SDKs retry some of them unasked
-        if self.extra.hopeless || matches!(self.status, 401 | 403 | 413 | 415) {
+        if self.extra.hopeless || matches!(self.status, 401 | 403 | 411 | 413 | 415) {
             head.insert_header("x-should-retry", "false")?;
         }
         Ok(Box::new(head))

@@ -111,11 +111,9 @@ fn an_act_is_named_and_judged_however_its_body_is_framed() {
     let nameless = request("DELETE", "/api/delete");
     assert_eq!(nameless.send().status, 400);
     let padded = format!(r#"{{"model":"llama3.2","x":"{}"}}"#, "x".repeat(64 << 10));
-    for chunked in [false, true] {
-        let large = request("DELETE", "/api/delete").body(padded.clone());
-        let large = if chunked { large.chunked() } else { large };
-        assert_eq!(large.send().status, 413, "chunked: {chunked}");
-    }
+    let large = request("DELETE", "/api/delete").body(padded);
+    assert_eq!(large.send().status, 413);
+    assert_eq!(large.chunked().send().status, 411);
     let reached = sim.requests().into_iter().filter(|it| it["target"] == "/api/delete");
     assert_eq!(reached.count(), 1, "of five deletions the one that says what");
     let row = |action: &str, detail: &str| [action, detail].map(str::to_owned);

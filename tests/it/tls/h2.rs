@@ -222,17 +222,33 @@ async fn text(mut body: RecvStream) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_body_without_a_length_is_411_and_trailers_change_nothing() {
-    let house = House::open();
+async fn a_body_without_a_length_arrives_if_it_is_not_too_large_and_trailers_change_nothing() {
+    let house = House::with(|gateway| gateway.config("limits: { body: 1MiB }"));
     let mut client = connect(&house).await.ready().await.unwrap();
     let question = stream_of(3);
-
+    let padded = |size: usize| {
+        let space = " ".repeat(size.saturating_sub(question.len()));
+        Bytes::from([space.as_bytes(), &question].concat())
+    };
+    for size in [0, 65_536, 65_537, 1 << 20] {
+        let sent = padded(size);
+        let (answer, mut body) = client.send_request(request(&house, None), false).unwrap();
+        body.send_data(sent.clone(), true).unwrap();
+        let answer = answer.await.unwrap();
+        assert_eq!(answer.status(), 200, "{size}");
+        assert!(text(answer.into_body()).await.contains("\"done\":true"), "{size}");
+        let requests = house.instance.requests();
+        let last = requests.iter().rfind(|it| it["target"] == "/api/chat").unwrap();
+        assert_eq!(last["body_bytes"], sent.len(), "{size}");
+        client = client.ready().await.unwrap();
+    }
     let (answer, mut body) = client.send_request(request(&house, None), false).unwrap();
-    body.send_data(question.clone(), true).unwrap();
+    body.send_data(padded((1 << 20) + 1), true).unwrap();
     let answer = answer.await.unwrap();
     assert_eq!(answer.status(), 411);
     let refusal: Value = serde_json::from_str(&text(answer.into_body()).await).unwrap();
-    assert_eq!(refusal["error"], "Content-Length is required");
+    let detail = "Request body is larger than 1048576 bytes and has no Content-Length";
+    assert_eq!(refusal["error"], detail);
 
     let with_length = request(&house, Some(question.len()));
     let (answer, mut body) = client.send_request(with_length, false).unwrap();
