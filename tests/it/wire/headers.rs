@@ -147,6 +147,10 @@ fn what_an_instance_says_about_itself_stays_here() {
         ["X-Request-Id", "theirs"],
         ["X-Usher-Upstream", "theirs"],
         ["Server-Timing", "theirs"],
+        ["TE", "trailers"],
+        ["Proxy-Authorization", "Basic eDp5"],
+        ["X-RateLimit-Limit-Requests", "7"],
+        ["x-ratelimit-reset", "1s"],
         ["X-Custom", "passes"],
     ]}));
     for stream in [false, true] {
