@@ -106,9 +106,10 @@ impl TokenFault {
     }
 }
 
-/// Whether this may be a token at all, by its look: a JSON object in base64 begins with `eyJ`.
+/// Whether this may be a token, by its look: an object in base64, and something behind a dot. `{` and
+/// a quote or a space make `ey`, `{` and the end of a line or a tab `ew`.
 pub fn looks_like_one(text: &str) -> bool {
-    text.starts_with("eyJ") && text.bytes().filter(|byte| *byte == b'.').count() == 2
+    (text.starts_with("ey") || text.starts_with("ew")) && text.contains('.')
 }
 
 /// A token taken apart. Nothing of it is believed yet.

@@ -58,17 +58,24 @@ fn a_token_of_8_kib_is_looked_at_and_a_longer_one_is_not() {
 }
 
 #[test]
-fn the_look_of_a_token_is_a_json_object_and_two_dots() {
+fn the_look_of_a_token_is_a_json_object_and_a_dot() {
     for (text, may_be) in [
         ("eyJhbGciOiJIUzI1NiJ9.e30.c2ln", true),
         ("eyJ..", true),
-        ("eyJ.", false),
-        ("eyJ...", false),
+        ("eyJ.", true),
+        ("eyJ...", true),
+        ("eyJ", false),
+        ("ewok", false),
         ("sk-a.b.c", false),
         ("usk_x", false),
         ("", false),
     ] {
         assert_eq!(looks_like_one(text), may_be, "{text}");
+    }
+    for space in ["", " ", "  ", "\t", "\n", "\r\n"] {
+        let token = raw(SECRET, &format!("{{{space}\"alg\":\"HS256\"}}"), "{}");
+        assert!(looks_like_one(&token), "{token}");
+        assert_eq!(fault(&token), None, "JSON may have space there");
     }
 }
 
