@@ -37,6 +37,7 @@ use crate::live::Live;
 use crate::route;
 use crate::telemetry::access_log::AccessLine;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::security_log::SecurityEvent;
 
 /// How long a connection may idle between two requests.
 pub const KEEPALIVE: Duration = Duration::from_secs(75);
@@ -177,6 +178,7 @@ impl Front {
         if let Ok(head) = refusal.head(&id, body.len()) {
             let _ = timeout(Duration::from_millis(100), stream.write_all(&raw(&head, &body))).await;
         }
+        from.tell(&id, refusal);
         self.count(0, &from, refusal);
         from.line(&id, refusal).write(self.live.load().config.log.access);
     }
@@ -206,6 +208,7 @@ impl ServerApp for Front {
         if let (Err(refusal), true) = (&admitted, self.entrance.is_tls()) {
             // a handshake costs more than the connection that there is no room for
             let id = RequestId::new();
+            arrival.tell(&id, refusal);
             let line = AccessLine { status: 0, ..arrival.line(&id, refusal) };
             line.write(config.log.access);
             return None;
@@ -234,6 +237,20 @@ struct Arrival {
 }
 
 impl Arrival {
+    /// Tells the security log of a connection that is one too many.
+    fn tell(&self, request_id: &str, refusal: &Refusal) {
+        SecurityEvent {
+            event: "limited",
+            address: self.client,
+            request_id,
+            route: "-",
+            key: None,
+            user_id: None,
+            reason: &refusal.detail,
+        }
+        .write();
+    }
+
     /// The access line of what is refused before it is a request.
     fn line<'a>(&self, request_id: &'a str, refusal: &'a Refusal) -> AccessLine<'a> {
         AccessLine {

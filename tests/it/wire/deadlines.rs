@@ -75,6 +75,11 @@ fn there_are_only_so_many_connections() {
         let answer = wire.answer("GET");
         assert_refused(&gateway, &answer, &[status], config);
         assert!(answer.header("retry-after").is_some(), "{config}");
+        let id = answer.header("x-request-id").expect("always one");
+        let told = format!("limited address=127.0.0.1 request_id={id} route=- reason=");
+        eventually("the security log tells it", || {
+            gateway.security_lines().iter().any(|line| line.contains(&told))
+        });
         drop(held);
         eventually("there is room again", || gateway.get("/health").send().status == 200);
     }
