@@ -79,6 +79,9 @@ fn count(metrics: &Metrics, error: Option<&Error>, ctx: &Ctx, status: u16) {
     if let Some(limit) = ctx.refusal.as_ref().and_then(Refusal::limit) {
         metrics.limited(limit);
     }
+    if ctx.refusal.as_ref().is_some_and(|refusal| refusal.reason == "login_failure") {
+        metrics.auth_failure("password");
+    }
     if ctx.refusal.is_none() && error.is_some() {
         metrics.client_gone(state(ctx));
     }

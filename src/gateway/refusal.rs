@@ -192,6 +192,7 @@ impl Refusal {
             "connections_per_ip" => "connections_per_ip",
             word @ ("requests" | "reads" | "tokens") => word,
             "head_timeout" | "head_too_large" => "headers",
+            "login_limit" | "login_locked" => "login",
             "queue_full" => "queue",
             "queue_timeout" => "max_queue_wait",
             "too_late" => "deadline",
