@@ -175,12 +175,22 @@ impl Front {
     async fn turn_away(&self, stream: &mut Stream, from: Arrival, refusal: &Refusal) {
         let id = RequestId::new();
         let body = refusal.body(route::Dialect::Plain);
-        if let Ok(head) = refusal.head(&id, body.len()) {
-            let _ = timeout(Duration::from_millis(100), stream.write_all(&raw(&head, &body))).await;
-        }
-        from.tell(&id, refusal);
-        self.count(0, &from, refusal);
-        from.line(&id, refusal).write(self.live.load().config.log.access);
+        let written = match refusal.head(&id, body.len()) {
+            Ok(head) => {
+                let answer = raw(&head, &body);
+                let writing = timeout(Duration::from_millis(100), stream.write_all(&answer));
+                matches!(writing.await, Ok(Ok(())))
+            }
+            Err(_) => false,
+        };
+        self.turned_away(if written { refusal.status } else { 0 }, &from, (&id, refusal));
+    }
+
+    fn turned_away(&self, status: u16, from: &Arrival, (id, refusal): (&RequestId, &Refusal)) {
+        from.tell(id, refusal);
+        self.count(status, from, refusal);
+        let line = AccessLine { status, ..from.line(id, refusal) };
+        line.write(self.live.load().config.log.access);
     }
 
     fn count(&self, status: u16, from: &Arrival, refusal: &Refusal) {
@@ -207,10 +217,7 @@ impl ServerApp for Front {
         let arrival = Arrival { client: client.ip(), begun: Clock::now() };
         if let (Err(refusal), true) = (&admitted, self.entrance.is_tls()) {
             // a handshake costs more than the connection that there is no room for
-            let id = RequestId::new();
-            arrival.tell(&id, refusal);
-            let line = AccessLine { status: 0, ..arrival.line(&id, refusal) };
-            line.write(config.log.access);
+            self.turned_away(0, &arrival, (&RequestId::new(), refusal));
             return None;
         }
         let mut stream = self.entrance.secure(visitor).await?;

@@ -8,6 +8,7 @@ use std::io::Write;
 
 use super::{assert_refused, before_one, pair, posted, question, say};
 use crate::support::eventually;
+use crate::support::metrics::value;
 
 #[test]
 fn a_head_that_comes_byte_by_byte_is_refused_when_its_time_is_over() {
@@ -56,7 +57,7 @@ fn there_are_only_so_many_connections() {
         [("limits: { connections: 3 }", 503), ("limits: { connections_per_ip: 3 }", 429)]
     {
         let (_sim, builder) = before_one();
-        let gateway = builder.config(config).start();
+        let gateway = builder.config(config).config("metrics: { address: 127.0.0.1:0 }").start();
         let held: Vec<_> = (0..3)
             .map(|_| {
                 let mut held = None;
@@ -80,6 +81,8 @@ fn there_are_only_so_many_connections() {
         eventually("the security log tells it", || {
             gateway.security_lines().iter().any(|line| line.contains(&told))
         });
+        let counted = format!("usher_requests_total{{code=\"{status}\",route=\"-\",tier=\"-\"}}");
+        eventually("it is counted as it was answered", || value(&gateway, &counted) >= 1.0);
         drop(held);
         eventually("there is room again", || gateway.get("/health").send().status == 200);
     }
