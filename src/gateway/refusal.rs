@@ -243,12 +243,24 @@ impl Refusal {
         })
     }
 
-    /// What a stream that has begun ends with: an error in its own dialect.
-    pub(super) fn stream_end(&self, dialect: Dialect, sse: bool) -> Bytes {
+    /// What a stream that has begun ends with: an error in its own dialect. `number` is the next one
+    /// of a stream whose events are numbered, which those of Responses are.
+    pub(super) fn stream_end(&self, dialect: Dialect, sse: bool, number: Option<u64>) -> Bytes {
         Bytes::from(match (dialect, sse) {
             (Dialect::Anthropic, true) => {
                 let error = Typed { r#type: self.anthropic_type(), message: &self.detail };
                 let event = json(&AnthropicEvent { r#type: "error", error });
+                format!("event: error\ndata: {event}\n\n")
+            }
+            (_, true) if number.is_some() => {
+                let event = json(&ResponsesEvent {
+                    r#type: "error",
+                    code: self.extra.code,
+                    message: &self.detail,
+                    param: None,
+                    sequence_number: number.unwrap_or_default(),
+                    error: self.openai_error(),
+                });
                 format!("event: error\ndata: {event}\n\n")
             }
             (_, true) => {
@@ -407,6 +419,17 @@ struct OpenAi<'a> {
 
 #[derive(Serialize)]
 struct OpenAiEvent<'a> {
+    error: OpenAiError<'a>,
+}
+
+/// As OpenAI documents it, and with `error` beside that, by which its SDKs know one.
+#[derive(Serialize)]
+struct ResponsesEvent<'a> {
+    r#type: &'static str,
+    code: Option<&'static str>,
+    message: &'a str,
+    param: Option<&'static str>,
+    sequence_number: u64,
     error: OpenAiError<'a>,
 }
 

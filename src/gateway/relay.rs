@@ -407,7 +407,7 @@ async fn end_visibly(session: &mut Session, refusal: &Refusal, ctx: &Ctx) -> Res
     patience::make_known(session, ctx).await?;
     if sse || ctx.streams {
         let before = ctx.outgoing.unwritten(session.body_bytes_sent());
-        let line = refusal.stream_end(ctx.dialect, sse);
+        let line = refusal.stream_end(ctx.dialect, sse, next_number(ctx));
         let end = [&before, ctx.outgoing.separator(sse), &line].concat();
         session.downstream_session.write_response_body(end.into(), false).await?;
     }
@@ -415,6 +415,13 @@ async fn end_visibly(session: &mut Session, refusal: &Refusal, ctx: &Ctx) -> Res
         tokio::time::sleep(h2::LAST_WORDS).await;
     }
     Ok(())
+}
+
+/// What the next event would be numbered with, where events are.
+fn next_number(ctx: &Ctx) -> Option<u64> {
+    let Some(Action::Infer(inference)) = ctx.route.map(|route| route.action) else { return None };
+    let numbered = inference.stream == StreamFormat::Responses;
+    numbered.then(|| ctx.meter.as_ref().map(Meter::pieces).unwrap_or_default())
 }
 
 /// The instance failed: its breaker hears of it, and so do its probes.
