@@ -29,7 +29,7 @@ use crate::model::ModelName;
 use crate::payload::{self, BadPayload, Payload, Ready};
 use crate::policy::{self, Denied, RoutePermit};
 use crate::route::{self, Action, BodyKind, Class, Inference, NoRoute};
-use crate::scheduler::Surface;
+use crate::scheduler::{Nowhere, Surface};
 use crate::telemetry::security_log::SecurityEvent;
 use crate::upstream::Fleet;
 
@@ -117,6 +117,7 @@ pub(super) async fn admit(
             let payload = read_payload(gateway, session, ctx).await?;
             let model = payload.model.unwrap_or_default();
             name_model(ctx, &permit, &Destination { model, ..Default::default() })?;
+            refuse_absent(gateway, ctx)?;
             let body = ctx.body.clone().unwrap_or_default();
             ctx.estimate = look_at(body, payload::estimate_tokens).await?;
             Ok(Admitted::Local(route.action))
@@ -421,6 +422,15 @@ fn read_name(fleet: &Fleet, (field, written): (&str, &str)) -> Result<ModelName,
         }
     };
     name.map_err(|bad| Refusal::bad_request(format!("field '{field}': {bad}")))
+}
+
+/// An estimate needs no instance, but a model that none has is a mistake that is better told now.
+fn refuse_absent(gateway: &Gateway, ctx: &Ctx) -> Result<(), Refusal> {
+    let model = ctx.model.as_ref().map(|model| model.key());
+    match gateway.scheduler.find(model, Surface::V1, &[]) {
+        Err(absent @ Nowhere::NoModel) => Err(no_place(gateway, ctx, absent.into())),
+        Ok(_) | Err(Nowhere::NoInstance) => Ok(()),
+    }
 }
 
 fn find_instance(gateway: &Gateway, ctx: &mut Ctx) -> Result<(), Refusal> {
