@@ -12,6 +12,7 @@ use std::time::{Duration, Instant as Clock};
 
 use async_trait::async_trait;
 use bytes::{BufMut, BytesMut};
+use http::HeaderValue;
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use pingora::apps::{HttpPersistentSettings, HttpServerApp, ServerApp};
@@ -157,7 +158,8 @@ impl Front {
     /// Answers a request that is none.
     async fn refuse(&self, stream: &mut Stream, from: Arrival, head: &[u8], refusal: &Refusal) {
         let line = lint::glance(head);
-        let id = RequestId::new();
+        let given = lint::request_id(head).and_then(|id| HeaderValue::from_bytes(id).ok());
+        let id = RequestId::of(given.as_ref());
         let body = refusal.body(route::dialect_of(line.path));
         let written = match refusal.head(&id, body.len()) {
             Ok(head) if line.method == "HEAD" => write_raw(stream, &head, b"").await,

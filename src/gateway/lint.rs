@@ -125,6 +125,17 @@ pub(super) fn glance(head: &[u8]) -> Line<'_> {
     Line { method, path: without_query(target) }
 }
 
+/// The id that a head which is refused gives its request, if it gives one.
+pub(super) fn request_id(head: &[u8]) -> Option<&[u8]> {
+    let lines = head.split(|byte| *byte == b'\n').skip(1).map(<[u8]>::trim_suffix_cr);
+    let mut ids = lines.take_while(|line| !line.is_empty()).filter_map(|line| {
+        let (name, value) = line.split_at_checked("x-request-id:".len())?;
+        name.eq_ignore_ascii_case(b"x-request-id:").then(|| trimmed(value))
+    });
+    let id = ids.next()?;
+    ids.next().is_none().then_some(id)
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Version {
     Http10,
@@ -374,6 +385,24 @@ mod tests {
     }
 
     #[test]
+    fn of_a_refused_head_the_id_is_known_if_there_is_one() {
+        let of = |lines: &str| {
+            let head = format!("GET / HTTP/1.1\r\n{lines}");
+            request_id(head.as_bytes()).map(<[u8]>::to_vec)
+        };
+        for lines in
+            ["X-Request-Id: a-1\r\n\r\n", "A: b\nx-request-id:a-1 \nC", "X-REQUEST-ID:\ta-1"]
+        {
+            assert_eq!(of(lines).as_deref(), Some(&b"a-1"[..]), "{lines:?}");
+        }
+        for lines in ["", "\r\nX-Request-Id: a\r\n", "X-Request-Id : a\r\n", "X-Request-Idx: a\r\n"]
+        {
+            assert_eq!(of(lines), None, "{lines:?}");
+        }
+        assert_eq!(of("X-Request-Id: a\r\nx-request-id: b\r\n"), None, "which of them?");
+    }
+
+    #[test]
     fn a_head_of_a_thousand_headers_is_refused() {
         let head = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: 1\r\n".repeat(1000));
         assert_eq!(fault(&head), Some(BadHead::TooMany));
@@ -428,6 +457,7 @@ mod tests {
         fn any_bytes_are_judged_without_panic(head in prop::collection::vec(any::<u8>(), 0..300)) {
             let _ = check(&head);
             let _ = glance(&head);
+            let _ = request_id(&head);
         }
     }
 }

@@ -240,6 +240,24 @@ fn a_harmless_request_id_is_the_clients_own() {
 }
 
 #[test]
+fn a_request_id_is_kept_by_refusals_of_what_is_no_request() {
+    let (_sim, gateway) = pair();
+    for (id, lines, status) in [
+        ("two-hosts", "Host: a\r\nHost: b\r\n", 400),
+        ("bare-feed", "Host: a\nX: y\r\n", 400),
+        ("many", &*format!("Host: a\r\n{}", "X: y\r\n".repeat(200)), 431),
+    ] {
+        let head = format!("GET /health HTTP/1.1\r\nX-Request-Id: {id}\r\n{lines}\r\n");
+        let answer = super::say(&gateway, head);
+        assert_eq!((answer.status, answer.header("x-request-id")), (status, Some(id)));
+        assert_eq!(gateway.access_line(id)["status"], status);
+    }
+    let odd = "GET /health HTTP/1.1\r\nX-Request-Id: a b\r\n\r\n";
+    let given = super::say(&gateway, odd).header("x-request-id").map(str::to_owned);
+    assert!(given.is_some_and(|id| id.len() == 16), "a harmful one is replaced");
+}
+
+#[test]
 fn an_answer_tells_where_its_time_went() {
     let (_sim, builder) = before_one();
     let gateway = builder.start();
