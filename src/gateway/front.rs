@@ -141,6 +141,10 @@ impl Front {
             if bytes.len() > limits.headers {
                 return Err(Unfit::Refused(bytes, BadHead::TooLarge.into()));
             }
+            // the empty line that is waited for might never come
+            if lint::has_bare_feed(&bytes) {
+                return Err(Unfit::Refused(bytes, BadHead::LineEnd.into()));
+            }
             match read_some(stream, &mut bytes).await {
                 Ok(1..) => {}
                 Err(_) if watchdog.expired() == Some(Deadline::Phase) => {

@@ -270,6 +270,12 @@ fn has_odd_line_end(head: &[u8]) -> bool {
     false
 }
 
+/// Whether a line of what has come of a head ends in a line feed alone: its end may never come.
+pub(super) fn has_bare_feed(head: &[u8]) -> bool {
+    let mut feeds = memchr::memchr_iter(b'\n', head);
+    feeds.any(|at| at.checked_sub(1).and_then(|before| head.get(before)) != Some(&b'\r'))
+}
+
 /// Letters, digits and hyphens. Every byte of every head is judged, so each costs one look into a
 /// table.
 fn is_name(bytes: &[u8]) -> bool {
@@ -382,6 +388,20 @@ mod tests {
         assert_eq!(glance(b"HEAD * HTTP/1.1\r\n\r\n"), Line { method: "HEAD", path: "" });
         assert_eq!(glance(b"GET /a?b HTTP/9.9\r\n"), Line { method: "GET", path: "/a" });
         assert_eq!(glance(b"\x16\x03\x01"), Line { method: "", path: "" });
+    }
+
+    #[test]
+    fn a_line_feed_alone_is_seen_before_the_end_of_the_head() {
+        for (head, bare) in [
+            (&b"GET / HTTP/1.1\r\nA: b\r"[..], false),
+            (b"GET / HTTP/1.1\r\n", false),
+            (b"GET / HTTP/1.1", false),
+            (b"GET / HTTP/1.1\nHost: a\n\n", true),
+            (b"GET / HTTP/1.1\r\nHost: a\n", true),
+            (b"\n", true),
+        ] {
+            assert_eq!(has_bare_feed(head), bare, "{head:?}");
+        }
     }
 
     #[test]

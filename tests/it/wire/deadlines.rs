@@ -1,6 +1,6 @@
 //! Time, size and number: what a connection may take before it must give way.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 use socket2::{Domain, Socket, Type};
@@ -21,6 +21,24 @@ fn a_head_that_comes_byte_by_byte_is_refused_when_its_time_is_over() {
     wire.dribble(&endless, 1, Duration::from_millis(10)).ok();
     let answer = wire.answer("GET");
     assert_refused(&gateway, &answer, &[408], "a slow head");
+}
+
+#[test]
+fn lines_that_end_in_a_line_feed_alone_are_refused_at_once() {
+    let (_sim, builder) = before_one();
+    let gateway = builder.config("timeouts: { header: 60s }").start();
+    for head in ["GET /health HTTP/1.1\nHost: usher\n\n", "GET /health HTTP/1.1\r\nHost: usher\n"] {
+        let begun = Instant::now();
+        let answer = say(&gateway, head);
+        assert_refused(&gateway, &answer, &[400], head);
+        assert_eq!(answer.detail(), "Malformed line end in request head");
+        assert!(begun.elapsed() < Duration::from_secs(20), "{head:?}");
+    }
+    let mut wire = gateway.connect();
+    wire.send("GET /health HTTP/1.1\r").send("\nHost: usher\r").send("\n\r");
+    std::thread::sleep(Duration::from_millis(50));
+    wire.send("\n");
+    assert_eq!(wire.answer("GET").status, 200, "cut in the middle of an end is no fault");
 }
 
 #[test]
