@@ -142,6 +142,16 @@ pub(super) fn to_client(
     cors::grant(response, ctx)
 }
 
+/// Tells in an answer that is made here where its time went and, if it came to one, which instance it
+/// is about.
+pub(super) fn tell(head: &mut ResponseHeader, ctx: &Ctx) -> Result<()> {
+    head.insert_header(SERVER_TIMING, server_timing(ctx))?;
+    if let Some(instance) = &ctx.upstream {
+        head.insert_header(X_USHER_UPSTREAM, instance.headers.name.clone())?;
+    }
+    Ok(())
+}
+
 /// Nobody is sent away for longer than by ourselves; a date is as good as the longest wait.
 fn bound_retry(headers: &mut HeaderMap) {
     if let Some(wait) = headers.get_mut(RETRY_AFTER) {

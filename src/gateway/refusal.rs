@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use super::cors;
 use super::ctx::Ctx;
+use super::headers;
 use super::lint::BadHead;
 use super::quota;
 use super::request_id::RequestId;
@@ -304,6 +305,7 @@ impl Refusal {
 pub(super) async fn write(session: &mut Session, refusal: &Refusal, ctx: &Ctx) -> Result<()> {
     let body = refusal.body(ctx.dialect);
     let mut head = refusal.head(&ctx.request_id, body.len())?;
+    headers::tell(&mut head, ctx)?;
     quota::tell(&mut head, ctx)?;
     cors::grant(&mut head, ctx)?;
     let bodiless = session.req_header().method == http::Method::HEAD;
