@@ -17,8 +17,10 @@ use serde_json::{Map, Value};
 
 /// Bytes of the longest token that is looked at.
 pub const LONGEST: usize = 8 * 1024;
-/// Bytes of the longest name in a token: of a key, a user, a token.
+/// Bytes of the longest name in a token: of a user, a token.
 const LONGEST_NAME: usize = 256;
+/// Bytes of the longest name of a key.
+pub(super) const LONGEST_KEY_ID: usize = 128;
 /// The last second of year 9999: a later moment is a mistake.
 const LAST_SECOND: i64 = 253_402_300_799;
 
@@ -222,7 +224,7 @@ impl Header {
         }
         let key_id = match header.get("kid") {
             None => None,
-            Some(Value::String(id)) if is_name(id) => Some(id.clone()),
+            Some(Value::String(id)) if is_name(id) && id.len() <= LONGEST_KEY_ID => Some(id.clone()),
             Some(_) => return Err(TokenFault::Header("kid")),
         };
         let algorithm = match header.get("alg").and_then(Value::as_str) {

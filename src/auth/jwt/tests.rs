@@ -132,11 +132,11 @@ fn a_token_made_for_another_purpose_is_refused() {
 #[test]
 fn the_name_of_a_key_is_short_text() {
     let named = |id: &Value| raw(SECRET, &json!({ "alg": "HS256", "kid": id }).to_string(), "{}");
-    for id in ["k", "../../etc/passwd", "' OR 1=1 --", &"k".repeat(256)] {
+    for id in ["k", "../../etc/passwd", "' OR 1=1 --", &"k".repeat(128)] {
         let token = named(&json!(id));
         assert_eq!(Token::parse(&token).unwrap().key_id(), Some(id));
     }
-    let bad = [json!(""), json!("k".repeat(257)), json!("a\nb"), json!(1), json!(["k"]), json!({})];
+    let bad = [json!(""), json!("k".repeat(129)), json!("a\nb"), json!(1), json!(["k"]), json!({})];
     for id in bad {
         assert_eq!(fault(&named(&id)), Some(TokenFault::Header("kid")), "{id}");
     }
