@@ -51,6 +51,9 @@ pub enum TokenFault {
     /// It was signed with a key that its issuer does not have.
     #[error("unknown key")]
     Key,
+    /// It would be good for longer than its issuer's tokens may be.
+    #[error("valid for longer than its issuer's tokens may be")]
+    Lifetime,
     /// It is not three parts of JSON in base64.
     #[error("malformed token")]
     Malformed,
@@ -86,6 +89,7 @@ impl TokenFault {
             Self::Audience
             | Self::Ended
             | Self::Expired
+            | Self::Lifetime
             | Self::NotYet
             | Self::Outdated
             | Self::Role
@@ -101,9 +105,12 @@ impl TokenFault {
             Self::Ended | Self::Outdated => "token_ended",
             Self::Malformed | Self::Header(_) => "token_malformed",
             Self::Algorithm | Self::Key | Self::Signature => "token_signature",
-            Self::Audience | Self::Claim(_) | Self::Issuer | Self::NotYet | Self::Role => {
-                "token_claims"
-            }
+            Self::Audience
+            | Self::Claim(_)
+            | Self::Issuer
+            | Self::Lifetime
+            | Self::NotYet
+            | Self::Role => "token_claims",
         }
     }
 }

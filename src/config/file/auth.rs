@@ -42,6 +42,8 @@ pub(super) fn auth(root: &Section<'_>, tiers: &[&str], state_dir: &Path) -> Auth
 const FIVE: Rate = Rate { amount: NonZeroU64::MIN.saturating_add(4), per: Window::Minute };
 /// More attempts are no limit for anybody who guesses.
 const MOST_ATTEMPTS: u64 = 1_000;
+/// How long tokens of others are good for at most, unless the file says otherwise.
+const MONTH: Duration = Duration::from_secs(30 * 86_400);
 /// Clocks that differ by more are to be set.
 const MOST_LEEWAY: Duration = Duration::from_secs(300);
 
@@ -144,6 +146,7 @@ fn issuer(item: &Item<'_>, tiers: &[&str]) -> Option<Issuer> {
             role_claim: s.get("role_claim", steps).unwrap_or_default(),
             roles: roles(s, tiers),
             default_tier: s.nullable("default_tier", values::known("tier", tiers)).map(Arc::from),
+            max_lifetime: s.get("max_lifetime", whole_seconds).unwrap_or(MONTH),
         };
         if issuer.role_claim.is_empty() && !issuer.roles.is_empty() {
             s.wrong("roles", "`role_claim` is missing: nothing says which claim they are of");
