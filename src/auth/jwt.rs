@@ -231,7 +231,9 @@ impl Header {
         }
         let key_id = match header.get("kid") {
             None => None,
-            Some(Value::String(id)) if is_name(id) && id.len() <= LONGEST_KEY_ID => Some(id.clone()),
+            Some(Value::String(id)) if is_name(id) && id.len() <= LONGEST_KEY_ID => {
+                Some(id.clone())
+            }
             Some(_) => return Err(TokenFault::Header("kid")),
         };
         let algorithm = match header.get("alg").and_then(Value::as_str) {

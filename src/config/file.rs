@@ -106,7 +106,7 @@ fn sections(root: &Section<'_>) -> Config {
         listen,
         metrics: listen::metrics(root),
         database: state::database(root, &state_dir),
-        auth: auth::auth(root, &tier_names, &state_dir),
+        auth: auth::auth(root, &tiers, &state_dir),
         redis: state::redis(root),
         state_dir,
         restrict: tiers::restrict(root, &tier_names),
