@@ -22,7 +22,7 @@ use super::patience;
 use super::quota;
 use super::refusal::Refusal;
 use super::seating::{self, no_place};
-use crate::auth::credential::PathKey;
+use crate::auth::credential::{PathKey, TWICE};
 use crate::auth::{Asking, AuthError, Principal, Signed, login};
 use crate::config::{Config, RouteClass};
 use crate::model::ModelName;
@@ -80,6 +80,9 @@ pub(super) async fn admit(
 ) -> Result<Admitted, Stop> {
     check_fields(session, ctx)?;
     let route = find_route(session, ctx)?;
+    if route.class == Class::Open {
+        refuse_two_callers(session)?;
+    }
     if route.action == Action::Login {
         read_login(gateway, session, ctx).await?;
     }
@@ -131,6 +134,15 @@ pub(super) async fn admit(
             ctx.permit = Some(permit);
             Ok(Admitted::Local(local))
         }
+    }
+}
+
+/// Nobody has to say who they are here, but what is malformed elsewhere is malformed here, too.
+fn refuse_two_callers(session: &Session) -> Result<(), Refusal> {
+    let lines = session.req_header().headers.get_all(http::header::AUTHORIZATION);
+    match lines.iter().nth(1) {
+        Some(_) => Err(AuthError::Malformed(TWICE).into()),
+        None => Ok(()),
     }
 }
 
