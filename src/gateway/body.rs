@@ -186,15 +186,22 @@ fn head_with_one_byte(session: &Session) -> BytesMut {
     head
 }
 
-/// Answers `Expect: 100-continue`, which HTTP/1.0 does not know (RFC 9110, 10.1.1). Pingora takes
-/// the interim answer for an early one and would turn keep-alive off.
-pub(super) async fn send_continue(session: &mut Session) -> Result<()> {
+/// Answers `Expect: 100-continue`, which HTTP/1.0 does not know, and refuses to meet any other
+/// expectation (RFC 9110, 10.1.1). Pingora takes the interim answer for an early one and would turn
+/// keep-alive off.
+pub(super) async fn send_continue(session: &mut Session) -> Result<(), Unread> {
     let old = session.req_header().version == http::Version::HTTP_10;
-    if !old && session.get_header(http::header::EXPECT).is_some() {
-        let keepalive = session.get_keepalive();
-        session.write_continue_response().await?;
-        session.set_keepalive(keepalive);
+    let expected = session.get_header(http::header::EXPECT).filter(|_| !old);
+    let Some(expected) = expected else { return Ok(()) };
+    let keepalive = session.get_keepalive();
+    if !expected.as_bytes().eq_ignore_ascii_case(b"100-continue") {
+        // whether the body comes is anybody's guess
+        session.set_keepalive(None);
+        let detail = "Only 'Expect: 100-continue' can be met";
+        return Err(Refusal::new(417, "expectation", detail).into());
     }
+    session.write_continue_response().await?;
+    session.set_keepalive(keepalive);
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use pingora::proxy::Session;
 
 use super::Gateway;
 use super::admit::{ADMIN_BODY, Admitted, Stop, authorise_act, keep_body, look_at};
-use super::body::{self, Unread};
+use super::body;
 use super::ctx::{Ctx, Target};
 use super::everywhere::Round;
 use super::refusal::Refusal;
@@ -63,7 +63,7 @@ pub(super) async fn admit(
         Place::One(_) => {
             if ctx.body.is_none() {
                 // the instance never hears of the expectation, so nobody else would answer it
-                body::send_continue(session).await.map_err(Unread::from)?;
+                body::send_continue(session).await?;
             }
             Ok(Admitted::Proxied)
         }
