@@ -120,7 +120,7 @@ fn a_stream_that_ends_without_its_last_message_ends_visibly() {
 }
 
 #[test]
-fn an_error_that_the_instance_puts_into_a_stream_passes_as_it_is() {
+fn an_error_that_the_instance_puts_into_a_stream_passes_as_it_is_and_the_stream_is_cut() {
     let sims = [paced(1000, 1, &[])];
     let gateway = before(&sims, 1).start();
     each("error_after", &gateway, &sims[0], |path, answer, line| {
@@ -131,8 +131,10 @@ fn an_error_that_the_instance_puts_into_a_stream_passes_as_it_is() {
                 assert_visible(path, answer);
             }
             _ => {
-                assert!(answer.text().contains("CUDA error"), "{path}: {}", answer.text());
-                assert_eq!(answer.cut, None, "{path}: nothing is added to it");
+                let text = answer.text();
+                assert_eq!(text.matches("CUDA error").count(), 1, "{path}: {text}");
+                assert!(!text.contains("gpu0"), "{path}: nothing is added to it: {text}");
+                assert!(answer.cut.is_some(), "{path}: it is no complete answer: {text}");
             }
         }
     });
