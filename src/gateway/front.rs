@@ -83,12 +83,17 @@ impl Front {
         let watched = Watched::new(stream, Some(self.stage.clone()));
         let watchdog = watched.watchdog();
         let mut next = Some((Box::new(watched) as Stream, None));
+        let mut behind = BytesMut::new();
         while let Some((mut stream, settings)) = next.take() {
             let arrival = Arrival { client, begun: Clock::now() };
-            let head = self.read_head(&mut stream, &watchdog, idle).await;
+            let begun = std::mem::take(&mut behind);
+            let head = self.read_head(&mut stream, &watchdog, idle, begun).await;
             watchdog.rest();
             let head = match head {
-                Ok(head) => head,
+                Ok(Head { bytes, behind: rest }) => {
+                    behind = rest;
+                    bytes
+                }
                 Err(Unfit::Closed) => return,
                 Err(Unfit::Refused(bytes, refusal)) => {
                     self.refuse(&mut stream, arrival, &bytes, &refusal).await;
@@ -116,19 +121,23 @@ impl Front {
         Some(reused.consume())
     }
 
-    /// Reads until the end of a head; what came behind it comes along.
+    /// Reads until the end of a head, which may have `begun`; what came behind it comes along.
     async fn read_head(
         &self,
         stream: &mut Stream,
         watchdog: &Watchdog,
         idle: Duration,
-    ) -> Result<BytesMut, Unfit> {
-        let mut bytes = BytesMut::with_capacity(2048);
-        watchdog.expect_request(idle);
-        if !matches!(read_some(stream, &mut bytes).await, Ok(1..)) {
-            return Err(Unfit::Closed);
+        begun: BytesMut,
+    ) -> Result<Head, Unfit> {
+        let mut bytes = begun;
+        if bytes.is_empty() {
+            bytes = BytesMut::with_capacity(2048);
+            watchdog.expect_request(idle);
+            if !matches!(read_some(stream, &mut bytes).await, Ok(1..)) {
+                return Err(Unfit::Closed);
+            }
+            watchdog.rest();
         }
-        watchdog.rest();
         let generation = self.live.load();
         let config = &generation.config;
         if let Some(end) = end_of_head(&mut bytes) {
@@ -292,6 +301,14 @@ impl Arrival {
     }
 }
 
+/// A head that is in order, and what came with it.
+struct Head {
+    /// The head, and of its body what was there.
+    bytes: BytesMut,
+    /// The beginning of another request.
+    behind: BytesMut,
+}
+
 /// Why a connection brings no request.
 enum Unfit {
     /// It was closed, or idled for too long.
@@ -305,22 +322,39 @@ async fn read_some(stream: &mut Stream, bytes: &mut BytesMut) -> std::io::Result
     stream.read_buf(&mut bytes.limit(room)).await
 }
 
-fn judge(bytes: BytesMut, end: usize, limits: &Limits) -> Result<BytesMut, Unfit> {
+fn judge(bytes: BytesMut, end: usize, limits: &Limits) -> Result<Head, Unfit> {
     if end > limits.headers {
         return Err(Unfit::Refused(bytes, BadHead::TooLarge.into()));
     }
     match lint::check(bytes.get(..end).unwrap_or_default()) {
-        Ok(_) => Ok(bytes),
+        Ok(Some(length)) if (bytes.len() - end) as u64 > length => Ok(part(bytes, end, length)),
+        Ok(_) => Ok(Head { bytes, behind: BytesMut::new() }),
         Err(bad) => Err(Unfit::Refused(bytes, bad.into())),
     }
 }
 
-/// Where the head ends, if its end is there. Some clients send an empty line behind a body (RFC
-/// 9112, 2.2, asks to ignore it).
-fn end_of_head(bytes: &mut BytesMut) -> Option<usize> {
+/// Cuts off what came behind a body: Pingora would answer the one request, promise to keep the
+/// connection, and close it.
+fn part(mut bytes: BytesMut, end: usize, length: u64) -> Head {
+    if lint::asks_for_upgrade(bytes.get(..end).unwrap_or_default()) {
+        return Head { bytes, behind: BytesMut::new() };
+    }
+    // a length below that of the bytes that are there
+    let mut behind = bytes.split_off(end + usize::try_from(length).unwrap_or_default());
+    skip_empty_lines(&mut behind);
+    Head { bytes, behind }
+}
+
+/// Some clients send an empty line behind a body (RFC 9112, 2.2, asks to ignore it).
+fn skip_empty_lines(bytes: &mut BytesMut) {
     while bytes.starts_with(b"\r\n") {
         let _ = bytes.split_to(2);
     }
+}
+
+/// Where the head ends, if its end is there.
+fn end_of_head(bytes: &mut BytesMut) -> Option<usize> {
+    skip_empty_lines(bytes);
     // line by line: a search for four bytes costs more to prepare than a head has lines
     let mut ends = memchr::memchr_iter(b'\n', bytes).map(|at| at + 1);
     ends.find(|end| bytes.get(..*end).is_some_and(|head| head.ends_with(END_OF_HEAD)))

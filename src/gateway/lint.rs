@@ -70,8 +70,8 @@ pub(super) struct Line<'a> {
     pub path: &'a str,
 }
 
-/// Checks a head that ends in an empty line.
-pub(super) fn check(head: &[u8]) -> Result<Line<'_>, BadHead> {
+/// Checks a head that ends in an empty line. Returns the length of its body, unless chunks tell it.
+pub(super) fn check(head: &[u8]) -> Result<Option<u64>, BadHead> {
     match read(head) {
         // a line that ends oddly may look like anything
         Err(_) if has_odd_line_end(head) => Err(BadHead::LineEnd),
@@ -96,14 +96,14 @@ pub(super) fn check_fields(path: &[u8], headers: &HeaderMap, most: usize) -> Res
 }
 
 /// No part of a line takes a carriage return, so none is overlooked inside of one.
-fn read(head: &[u8]) -> Result<Line<'_>, BadHead> {
+fn read(head: &[u8]) -> Result<Option<u64>, BadHead> {
     let mut from = 0;
     let mut lines = memchr::memchr_iter(b'\n', head).map(|end| {
         let line = head.get(from..end).and_then(|line| line.strip_suffix(b"\r"));
         from = end + 1;
         line.ok_or(BadHead::LineEnd)
     });
-    let (line, version) = request_line(lines.next().unwrap_or(Err(BadHead::Syntax))?)?;
+    let version = request_line(lines.next().unwrap_or(Err(BadHead::Syntax))?)?;
     let mut seen = Seen::default();
     while let Some(header) = lines.next() {
         match header? {
@@ -112,7 +112,7 @@ fn read(head: &[u8]) -> Result<Line<'_>, BadHead> {
         }
     }
     seen.verdict(version)?;
-    Ok(line)
+    Ok((seen.codings == 0).then_some(seen.length))
 }
 
 /// What can be read of the request line of a head that is refused; empty where unreadable.
@@ -142,7 +142,7 @@ enum Version {
     Http11,
 }
 
-fn request_line(line: &[u8]) -> Result<(Line<'_>, Version), BadHead> {
+fn request_line(line: &[u8]) -> Result<Version, BadHead> {
     let line = str::from_utf8(line).map_err(|_| BadHead::Syntax)?;
     let mut fields = line.split(' ');
     let (Some(method), Some(target), Some(version), None) =
@@ -162,7 +162,7 @@ fn request_line(line: &[u8]) -> Result<(Line<'_>, Version), BadHead> {
     if !is_path(target) || method == "CONNECT" {
         return Err(BadHead::Target);
     }
-    Ok((Line { method, path: without_query(target) }, version))
+    Ok(version)
 }
 
 fn is_method(method: &str) -> bool {
@@ -188,6 +188,7 @@ fn without_query(target: &str) -> &str {
 #[derive(Default)]
 struct Seen {
     headers: usize,
+    length: u64,
     lengths: usize,
     codings: usize,
     hosts: usize,
@@ -212,9 +213,7 @@ impl Seen {
         }
         if name.eq_ignore_ascii_case(b"content-length") {
             self.lengths += 1;
-            if value.is_empty() || value.len() > 18 || !value.iter().all(u8::is_ascii_digit) {
-                return Err(BadHead::ContentLength);
-            }
+            self.length = number(value).ok_or(BadHead::ContentLength)?;
         } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
             self.codings += 1;
             if !value.eq_ignore_ascii_case(b"chunked") {
@@ -268,6 +267,22 @@ fn has_odd_line_end(head: &[u8]) -> bool {
         rest = behind;
     }
     false
+}
+
+/// Digits alone, and so few that they fit.
+fn number(digits: &[u8]) -> Option<u64> {
+    let add = |number: u64, byte: &u8| {
+        byte.is_ascii_digit().then(|| number * 10 + u64::from(byte - b'0'))
+    };
+    (1..=18).contains(&digits.len()).then(|| digits.iter().try_fold(0, add)).flatten()
+}
+
+/// Whether a head would have the connection speak something else, so that nobody can tell what the
+/// bytes behind its body are.
+pub(super) fn asks_for_upgrade(head: &[u8]) -> bool {
+    let name = b"upgrade:";
+    let mut lines = head.split(|byte| *byte == b'\n');
+    lines.any(|line| line.get(..name.len()).is_some_and(|it| it.eq_ignore_ascii_case(name)))
 }
 
 /// Whether a line of what has come of a head ends in a line feed alone: its end may never come.

@@ -8,7 +8,12 @@ fn fault(head: &str) -> Option<BadHead> {
 #[test]
 fn ordinary_heads_pass() {
     let head = b"POST /api/chat?x=%zz HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n";
-    assert_eq!(check(head), Ok(Line { method: "POST", path: "/api/chat" }));
+    assert_eq!(check(head), Ok(Some(3)), "the length of its body");
+    let chunked = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+    assert_eq!(check(chunked), Ok(None));
+    assert_eq!(check(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"), Ok(Some(0)));
+    let longest = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 999999999999999999\r\n\r\n";
+    assert_eq!(check(longest), Ok(Some(999_999_999_999_999_999)));
     assert_eq!(fault("GET / HTTP/1.0\r\n\r\n"), None, "HTTP/1.0 has no Host");
     assert_eq!(fault("GET / HTTP/1.1\r\nHost: a\r\nX-Name: caf\u{e9}\r\n\r\n"), None);
 }
@@ -92,6 +97,19 @@ fn of_a_refused_head_the_id_is_known_if_there_is_one() {
         assert_eq!(of(lines), None, "{lines:?}");
     }
     assert_eq!(of("X-Request-Id: a\r\nx-request-id: b\r\n"), None, "which of them?");
+}
+
+#[test]
+fn a_head_that_asks_for_an_upgrade_is_known() {
+    for (lines, asks) in [
+        ("Upgrade: h2c\r\n", true),
+        ("upgrade:x\r\n", true),
+        ("Upgrade-Insecure-Requests: 1\r\n", false),
+        ("X: upgrade: y\r\n", false),
+    ] {
+        let head = format!("GET / HTTP/1.1\r\nHost: a\r\n{lines}\r\n");
+        assert_eq!(asks_for_upgrade(head.as_bytes()), asks, "{lines}");
+    }
 }
 
 #[test]
