@@ -210,6 +210,8 @@ pub struct Issuer {
     pub roles: BTreeMap<String, Arc<str>>,
     /// The tier of tokens without the claim; `None`: they are refused.
     pub default_tier: Option<Arc<str>>,
+    /// How long its tokens may be good for: others are refused.
+    pub max_lifetime: Duration,
 }
 
 /// A tier: a role with limits.

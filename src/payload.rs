@@ -67,6 +67,23 @@ pub fn inspect(body: &[u8]) -> Result<Payload, BadPayload> {
     Ok(payload)
 }
 
+/// Reads the body of a request that makes a model: also from which one.
+///
+/// # Errors
+///
+/// As [`inspect`].
+pub fn inspect_creation(body: &[u8]) -> Result<Payload, BadPayload> {
+    let mut payload = inspect(body)?;
+    walk::each_field(walk::object(body)?, |field| {
+        walk::spelling(&field.name, &["from"])?;
+        if field.name == "from" && field.value != "null" {
+            payload.from = Some(string(&field)?).filter(|from| !from.is_empty());
+        }
+        Ok(())
+    })?;
+    Ok(payload)
+}
+
 /// What Usher wants to know of a request's body.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Payload {
@@ -78,6 +95,8 @@ pub struct Payload {
     pub source: Option<String>,
     /// `destination` of `/api/copy`.
     pub destination: Option<String>,
+    /// `from` of `/api/create`, if it was [looked for](inspect_creation).
+    pub from: Option<String>,
     /// `stream`; what its absence means depends on the route.
     pub stream: Option<bool>,
     /// Whether the client itself asked for usage at the end of its stream.

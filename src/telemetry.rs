@@ -13,7 +13,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use env_logger::fmt::Formatter;
 use env_logger::{Builder, Env, Logger, Target, WriteStyle};
-use log::{LevelFilter, Log, Metadata, Record};
+use log::{Level, LevelFilter, Log, Metadata, Record};
 
 /// Target of the access log: one line a request.
 pub const ACCESS: &str = "usher::access";
@@ -85,13 +85,15 @@ impl Logging {
 
 impl Log for Logging {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.target() == ACCESS || self.logger.load().enabled(metadata)
+        metadata.target() == ACCESS
+            || (!tells_too_much(metadata) && self.logger.load().enabled(metadata))
     }
 
     fn log(&self, record: &Record<'_>) {
         // complete in themselves and never filtered, access lines need nothing of env_logger
         match record.target() {
             ACCESS => self.lines.take(*record.args()),
+            _ if tells_too_much(record.metadata()) => {}
             _ => self.logger.load().log(record),
         }
     }
@@ -99,6 +101,13 @@ impl Log for Logging {
     fn flush(&self) {
         self.logger.load().flush();
     }
+}
+
+/// What others say at these levels shows heads, bodies and parameters of statements, and in them
+/// credentials and prompts. Only what is said here is known to show none, so no `RUST_LOG` opens it.
+fn tells_too_much(metadata: &Metadata<'_>) -> bool {
+    let ours = |target: &str| target == "usher" || target.starts_with("usher::");
+    metadata.level() > Level::Info && !ours(metadata.target())
 }
 
 fn logger(level: LevelFilter, lines: &writer::Lines) -> Logger {
@@ -124,4 +133,23 @@ fn logger(level: LevelFilter, lines: &writer::Lines) -> Logger {
 fn write_line(out: &mut Formatter, record: &Record<'_>) -> io::Result<()> {
     let now = jiff::Timestamp::now();
     writeln!(out, "{now:.3} {:5} {} {}", record.level(), record.target(), record.args())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn others_are_heard_down_to_info_and_we_at_every_level() {
+        let kept = |target, level| {
+            !tells_too_much(&Metadata::builder().target(target).level(level).build())
+        };
+        for other in
+            ["pingora_core::protocols::http", "pingora_proxy", "h2", "sqlx::query", "ushers"]
+        {
+            assert!(kept(other, Level::Info) && kept(other, Level::Error), "{other}");
+            assert!(!kept(other, Level::Debug) && !kept(other, Level::Trace), "{other}");
+        }
+        assert!(kept("usher", Level::Trace) && kept("usher::gateway::front", Level::Debug));
+    }
 }

@@ -14,6 +14,9 @@ use zeroize::Zeroizing;
 
 use super::{AuthError, signature};
 
+/// What is wrong with two lines of `Authorization`.
+pub const TWICE: &str = "more than one Authorization header";
+
 /// The credentials of one request, best first.
 #[derive(Debug, Default)]
 pub struct Credentials<'h> {
@@ -106,7 +109,7 @@ pub fn presented<'h>(
     path_key: Option<&'h str>,
 ) -> Result<Credentials<'h>, AuthError> {
     let key = single(headers, api_key_header, "more than one API key header")?;
-    let authorization = single(headers, &AUTHORIZATION, "more than one Authorization header")?;
+    let authorization = single(headers, &AUTHORIZATION, TWICE)?;
     Ok(Credentials {
         path: path_key.and_then(api_key),
         api_key_header: key.and_then(|value| read(value, api_key)),

@@ -64,6 +64,11 @@ impl Issuer {
         &self.config.name
     }
 
+    /// Seconds that its tokens may be good for.
+    pub(super) fn longest_life(&self) -> i64 {
+        i64::try_from(self.config.max_lifetime.as_secs()).unwrap_or(i64::MAX)
+    }
+
     pub(super) fn keys(&self) -> &[Arc<Keys>] {
         &self.published
     }

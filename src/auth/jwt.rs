@@ -17,8 +17,10 @@ use serde_json::{Map, Value};
 
 /// Bytes of the longest token that is looked at.
 pub const LONGEST: usize = 8 * 1024;
-/// Bytes of the longest name in a token: of a key, a user, a token.
+/// Bytes of the longest name in a token: of a user, a token.
 const LONGEST_NAME: usize = 256;
+/// Bytes of the longest name of a key.
+pub(super) const LONGEST_KEY_ID: usize = 128;
 /// The last second of year 9999: a later moment is a mistake.
 const LAST_SECOND: i64 = 253_402_300_799;
 
@@ -49,6 +51,9 @@ pub enum TokenFault {
     /// It was signed with a key that its issuer does not have.
     #[error("unknown key")]
     Key,
+    /// It would be good for longer than its issuer's tokens may be.
+    #[error("valid for longer than its issuer's tokens may be")]
+    Lifetime,
     /// It is not three parts of JSON in base64.
     #[error("malformed token")]
     Malformed,
@@ -84,6 +89,7 @@ impl TokenFault {
             Self::Audience
             | Self::Ended
             | Self::Expired
+            | Self::Lifetime
             | Self::NotYet
             | Self::Outdated
             | Self::Role
@@ -99,16 +105,20 @@ impl TokenFault {
             Self::Ended | Self::Outdated => "token_ended",
             Self::Malformed | Self::Header(_) => "token_malformed",
             Self::Algorithm | Self::Key | Self::Signature => "token_signature",
-            Self::Audience | Self::Claim(_) | Self::Issuer | Self::NotYet | Self::Role => {
-                "token_claims"
-            }
+            Self::Audience
+            | Self::Claim(_)
+            | Self::Issuer
+            | Self::Lifetime
+            | Self::NotYet
+            | Self::Role => "token_claims",
         }
     }
 }
 
-/// Whether this may be a token at all, by its look: a JSON object in base64 begins with `eyJ`.
+/// Whether this may be a token, by its look: an object in base64, and something behind a dot. `{` and
+/// a quote or a space make `ey`, `{` and the end of a line or a tab `ew`.
 pub fn looks_like_one(text: &str) -> bool {
-    text.starts_with("eyJ") && text.bytes().filter(|byte| *byte == b'.').count() == 2
+    (text.starts_with("ey") || text.starts_with("ew")) && text.contains('.')
 }
 
 /// A token taken apart. Nothing of it is believed yet.
@@ -221,7 +231,9 @@ impl Header {
         }
         let key_id = match header.get("kid") {
             None => None,
-            Some(Value::String(id)) if is_name(id) => Some(id.clone()),
+            Some(Value::String(id)) if is_name(id) && id.len() <= LONGEST_KEY_ID => {
+                Some(id.clone())
+            }
             Some(_) => return Err(TokenFault::Header("kid")),
         };
         let algorithm = match header.get("alg").and_then(Value::as_str) {

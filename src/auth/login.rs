@@ -6,7 +6,9 @@ use serde_json::Value;
 use super::jwt::strict_object;
 use super::password::Password;
 
-/// Bytes of the largest body: a name, the longest password, and what escaping makes of them.
+/// Bytes of the largest body: a name, and the longest password, of whose bytes escaping may make six
+/// each. How deep it is does not matter: two fields of text are all that is read, and what is neither
+/// is refused.
 pub const LARGEST: u64 = 8 * 1024;
 
 /// A name and a password.
@@ -133,6 +135,7 @@ mod tests {
             (JSON, r#"{"username":7,"password":"x"}"#, BadForm::Missing("username")),
             (JSON, r#"{"username":"a","password":null}"#, BadForm::Missing("password")),
             (JSON, r#"{"username":"a"}"#, BadForm::Missing("password")),
+            (JSON, r#"{"username":[[[[["a"]]]]],"password":"x"}"#, BadForm::Missing("username")),
             (FORM, "username=a", BadForm::Missing("password")),
             (FORM, "username=a&username=b&password=x", BadForm::Twice("username")),
             (FORM, "username=a&password=x&password=x", BadForm::Twice("password")),
@@ -148,6 +151,15 @@ mod tests {
             assert_eq!(fault, expected, "{body}");
             assert!(!fault.to_string().contains("hunter2"));
         }
+    }
+
+    #[test]
+    fn the_longest_password_fits_however_it_is_escaped() {
+        let password = "\\u0061".repeat(*crate::auth::password::LENGTH.end());
+        let body = format!(r#"{{"username":"{}","password":"{password}"}}"#, "n".repeat(255));
+        assert!(body.len() as u64 <= LARGEST, "{}", body.len());
+        let form = LoginForm::read(JSON, body.as_bytes()).unwrap();
+        assert_eq!((form.password.bounded(), form.password.fit()), (Ok(()), Ok(())));
     }
 
     proptest! {

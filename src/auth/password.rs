@@ -10,15 +10,16 @@ use std::fmt;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use hashing::{Checked, check};
@@ -29,8 +30,8 @@ pub const LENGTH: std::ops::RangeInclusive<usize> = 12..=1024;
 
 /// Passwords that wait for a thread; more are turned away.
 const QUEUE: usize = 16;
-/// Whoever has waited longer is turned away: the answer would come too late.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// Whoever has waited longer for a thread is turned away.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// Threads that hash, at most: each takes 19 MiB while it does.
 const MOST_THREADS: usize = 4;
 /// As far behind all others as the system goes.
@@ -182,27 +183,29 @@ impl Passwords {
         &self,
         act: impl FnOnce() -> Result<T, HashFailed> + Send + 'static,
     ) -> Result<T, NotHashed> {
-        let (answer, answered) = oneshot::channel();
-        let (queued, hashed) = (Instant::now(), Arc::clone(&self.hashed));
+        let (answer, mut answered) = oneshot::channel();
+        let begun = Arc::new(AtomicBool::new(false));
+        let (hashed, begins) = (Arc::clone(&self.hashed), Arc::clone(&begun));
         let job: Job = Box::new(move || {
+            begins.store(true, Ordering::Relaxed);
+            // whoever asked may have left, or lost patience
             if answer.is_closed() {
                 return;
             }
-            let done = if queued.elapsed() <= PATIENCE {
-                let done = act();
-                hashed.fetch_add(1, Ordering::Relaxed);
-                done.map_err(|HashFailed| NotHashed::Failed)
-            } else {
-                Err(NotHashed::Busy)
-            };
-            // whoever asked may have left meanwhile
-            let _ = answer.send(done);
+            let done = act();
+            hashed.fetch_add(1, Ordering::Relaxed);
+            let _ = answer.send(done.map_err(|HashFailed| NotHashed::Failed));
         });
         self.queue.try_send(job).map_err(|refused| match refused {
             TrySendError::Full(_) => NotHashed::Busy,
             TrySendError::Disconnected(_) => NotHashed::Failed,
         })?;
-        answered.await.unwrap_or(Err(NotHashed::Failed))
+        let done = match timeout(PATIENCE, &mut answered).await {
+            Ok(done) => done,
+            Err(_) if begun.load(Ordering::Relaxed) => answered.await,
+            Err(_) => return Err(NotHashed::Busy),
+        };
+        done.unwrap_or(Err(NotHashed::Failed))
     }
 }
 
@@ -309,6 +312,25 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn whoever_waits_for_a_thread_for_a_second_is_turned_away_and_costs_no_hash() {
+        let passwords = Passwords::with_threads(1).unwrap();
+        let (held, may_end) = sync_channel::<()>(0);
+        let first = tokio::spawn({
+            let passwords = passwords.clone();
+            async move { passwords.have(move || may_end.recv().map_err(|_| HashFailed)).await }
+        });
+        tokio::task::yield_now().await;
+        let begun = std::time::Instant::now();
+        assert_eq!(passwords.have(|| Ok(())).await, Err(NotHashed::Busy));
+        let waited = begun.elapsed();
+        assert!((PATIENCE..PATIENCE * 3).contains(&waited), "{waited:?}");
+        held.send(()).unwrap();
+        assert_eq!(first.await.unwrap(), Ok(()), "what has begun is waited for, however long");
+        assert_eq!(passwords.have(|| Ok(())).await, Ok(()));
+        assert_eq!(passwords.hashed(), 2, "the one between them was left");
+    }
+
+    #[tokio::test]
     async fn a_hash_that_panics_takes_no_thread_with_it() {
         let passwords = Passwords::with_threads(1).unwrap();
         let lost = passwords.have::<()>(|| panic!("as it was told")).await;
@@ -320,7 +342,7 @@ mod tests {
     #[test]
     fn the_threads_run_behind_all_others() {
         let passwords = Passwords::with_threads(1).unwrap();
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let priority = passwords.have(|| Ok(rustix::process::getpriority_process(None).unwrap()));
         assert_eq!(runtime.block_on(priority), Ok(PRIORITY));
         assert_ne!(rustix::process::getpriority_process(None).unwrap(), PRIORITY);

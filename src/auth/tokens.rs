@@ -24,6 +24,9 @@ use crate::config::Auth;
 /// Tokens remembered; each takes about half a KiB.
 const REMEMBERED: u64 = 100_000;
 
+/// Seconds by which the clock of whoever made a token may be ahead of ours, whatever the leeway.
+const AHEAD: i64 = 30;
+
 /// Everything that is known about tokens.
 pub struct Tokens {
     local: Local,
@@ -191,17 +194,36 @@ impl Tokens {
         } else {
             let number = self.issuers.iter().position(|issuer| issuer.is(claimed));
             let number = number.ok_or(TokenFault::Issuer)?;
-            self.verify_foreign(number, token).await?
+            self.verify_foreign(number, token, now).await?
         };
+        // remembered or not: what was made before now stays so
+        let issued = token.optional_moment("iat")?;
+        if issued.is_some_and(|at| at > now.as_second().saturating_add(self.ahead())) {
+            return Err(TokenFault::NotYet.into());
+        }
         let lives = checked.expires.saturating_add(self.leeway).saturating_sub(now.as_second());
         Ok(Checked { lives: Duration::from_secs(lives.try_into().unwrap_or_default()), ..checked })
     }
 
-    async fn verify_foreign(&self, number: usize, token: &Token<'_>) -> Result<Checked, Doubt> {
+    /// Seconds by which others' clocks may be ahead.
+    fn ahead(&self) -> i64 {
+        self.leeway.max(AHEAD)
+    }
+
+    async fn verify_foreign(
+        &self,
+        number: usize,
+        token: &Token<'_>,
+        now: Timestamp,
+    ) -> Result<Checked, Doubt> {
         let issuer = self.issuers.get(number).ok_or(TokenFault::Issuer)?;
         // before the keys are looked at: an answer is never of newer keys than it says
         let state = issuer.state();
         let said = issuer.check(token).await?;
+        let longest = issuer.longest_life().saturating_add(self.ahead());
+        if said.expires.saturating_sub(now.as_second()) > longest {
+            return Err(TokenFault::Lifetime.into());
+        }
         let subject = Subject {
             issuer: issuer.claim().to_owned(),
             issuer_name: issuer.name().to_owned(),

@@ -136,7 +136,7 @@ fn sections(root: &Section<'_>) -> Config {
         metrics: listen::metrics(root),
         database: state::database(root, &state_dir),
         database_place: state::database_place(root),
-        auth: auth::auth(root, &tier_names, &state_dir),
+        auth: auth::auth(root, &tiers, &state_dir),
         redis: state::redis(root),
         state_dir,
         restrict: tiers::restrict(root, &tier_names),

@@ -141,6 +141,7 @@ fn show_issuer(it: &Issuer) -> Value {
         role_claim,
         roles,
         default_tier,
+        max_lifetime,
     } = it;
     let roles = roles.iter().map(|(role, tier)| (role.clone(), json!(&**tier)));
     json!({
@@ -153,6 +154,7 @@ fn show_issuer(it: &Issuer) -> Value {
         "role_claim": (!role_claim.is_empty()).then(|| role_claim.join(".")),
         "roles": roles.collect::<Map<_, _>>(),
         "default_tier": default_tier.as_deref(),
+        "max_lifetime": time(max_lifetime),
     })
 }
 

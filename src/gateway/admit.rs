@@ -16,19 +16,20 @@ use super::cors;
 use super::ctx::{Ctx, Target};
 use super::everywhere::Round;
 use super::host;
+use super::lint;
 use super::managed;
 use super::patience;
 use super::quota;
 use super::refusal::Refusal;
 use super::seating::{self, no_place};
-use crate::auth::credential::PathKey;
+use crate::auth::credential::{PathKey, TWICE};
 use crate::auth::{Asking, AuthError, Principal, Signed, login};
 use crate::config::{Config, RouteClass};
-use crate::model::{BadName, ModelName};
+use crate::model::ModelName;
 use crate::payload::{self, BadPayload, Payload, Ready};
 use crate::policy::{self, Denied, RoutePermit};
 use crate::route::{self, Action, BodyKind, Class, Inference, NoRoute};
-use crate::scheduler::Surface;
+use crate::scheduler::{Nowhere, Surface};
 use crate::telemetry::security_log::SecurityEvent;
 use crate::upstream::Fleet;
 
@@ -77,7 +78,11 @@ pub(super) async fn admit(
     session: &mut Session,
     ctx: &mut Ctx,
 ) -> Result<Admitted, Stop> {
+    check_fields(session, ctx)?;
     let route = find_route(session, ctx)?;
+    if route.class == Class::Open {
+        refuse_two_callers(session)?;
+    }
     if route.action == Action::Login {
         read_login(gateway, session, ctx).await?;
     }
@@ -115,11 +120,12 @@ pub(super) async fn admit(
             let payload = read_payload(gateway, session, ctx).await?;
             let model = payload.model.unwrap_or_default();
             name_model(ctx, &permit, &Destination { model, ..Default::default() })?;
+            refuse_absent(gateway, ctx)?;
             let body = ctx.body.clone().unwrap_or_default();
             ctx.estimate = look_at(body, payload::estimate_tokens).await?;
             Ok(Admitted::Local(route.action))
         }
-        Action::Manage(op) => managed::admit(gateway, session, ctx, op).await,
+        Action::Manage(op) => managed::admit(gateway, session, ctx, (&permit, op)).await,
         Action::Account | Action::Admin => {
             keep_body(gateway, session, ctx, ADMIN_BODY).await?;
             Ok(Admitted::Local(route.action))
@@ -131,11 +137,34 @@ pub(super) async fn admit(
     }
 }
 
+/// Nobody has to say who they are here, but what is malformed elsewhere is malformed here, too.
+fn refuse_two_callers(session: &Session) -> Result<(), Refusal> {
+    let lines = session.req_header().headers.get_all(http::header::AUTHORIZATION);
+    match lines.iter().nth(1) {
+        Some(_) => Err(AuthError::Malformed(TWICE).into()),
+        None => Ok(()),
+    }
+}
+
 /// An attempt to log in counts before anything of it is read.
 async fn read_login(gateway: &Gateway, session: &mut Session, ctx: &mut Ctx) -> Result<(), Stop> {
     quota::count_login(gateway, ctx).await?;
     refuse_encoded(session)?;
     keep_body(gateway, session, ctx, login::LARGEST).await.map(drop)
+}
+
+/// Of HTTP/1, [`super::front`] has seen each byte of the head already.
+fn check_fields(session: &Session, ctx: &mut Ctx) -> Result<(), Refusal> {
+    let head = session.req_header();
+    if head.version != http::Version::HTTP_2 {
+        return Ok(());
+    }
+    let checked = lint::check_fields(head.raw_path(), &head.headers, ctx.config.limits.headers);
+    checked.map_err(|bad| {
+        let path = head.raw_path().split(|byte| *byte == b'?').next().unwrap_or_default();
+        ctx.dialect = route::dialect_of(str::from_utf8(path).unwrap_or_default());
+        bad.into()
+    })
 }
 
 fn find_route(session: &Session, ctx: &mut Ctx) -> Result<&'static route::Route, Refusal> {
@@ -239,10 +268,8 @@ pub(super) fn log_event(ctx: &Ctx, event: &'static str, reason: &str) {
 
 fn authorise(ctx: &Ctx, route: &'static route::Route) -> Result<RoutePermit, Refusal> {
     let Some(principal) = &ctx.principal else { return Err(AuthError::Missing.into()) };
-    policy::authorise_route(principal, route, &ctx.config.as_ref().into()).map_err(|denied| {
-        log_denial(ctx, &denied.to_string());
-        denied.into()
-    })
+    let rules = ctx.config.as_ref().into();
+    policy::authorise_route(principal, route, &rules).map_err(|denied| deny(ctx, denied))
 }
 
 /// Pages of other sites administer nothing, with whatever credential a browser may add.
@@ -322,10 +349,12 @@ fn refuse_harm(ctx: &Ctx, permit: &RoutePermit, ready: &Ready) -> Result<(), Ref
         () if ready.unloads => permit.authorise_unloading(),
         () => Ok(()),
     };
-    denied.map_err(|denied| {
-        log_denial(ctx, &denied.to_string());
-        denied.into()
-    })
+    denied.map_err(|denied| deny(ctx, denied))
+}
+
+fn deny(ctx: &Ctx, denied: Denied) -> Refusal {
+    log_denial(ctx, &denied.to_string());
+    denied.into()
 }
 
 /// Reads a body of at most `limit` bytes, and keeps it with its share of the memory.
@@ -374,20 +403,29 @@ struct Destination {
 }
 
 fn name_model(ctx: &mut Ctx, permit: &RoutePermit, wanted: &Destination) -> Result<(), Refusal> {
-    let name = read_name(&ctx.fleet, &wanted.model)
-        .map_err(|bad| Refusal::bad_request(format!("field 'model': {bad}")))?;
+    let name = read_name(&ctx.fleet, ("model", &wanted.model))?;
     let searching = if wanted.web_search { permit.authorise_web_search() } else { Ok(()) };
     let allowed = searching.and_then(|()| permit.authorise_model(&name));
     ctx.cloud = name.is_cloud();
     ctx.model = Some(name);
-    allowed.map_err(|denied| {
-        log_denial(ctx, &denied.to_string());
-        denied.into()
-    })
+    allowed.map_err(|denied| deny(ctx, denied))
 }
 
-fn read_name(fleet: &Fleet, written: &str) -> Result<ModelName, BadName> {
-    match ModelName::parse(written) {
+/// Decides whether the caller may have something done to the model that stands in this field.
+pub(super) fn authorise_act(
+    ctx: &mut Ctx,
+    permit: &RoutePermit,
+    named: (&'static str, &str),
+) -> Result<(), Refusal> {
+    let name = read_name(&ctx.fleet, named)?;
+    let allowed = permit.authorise_model(&name);
+    // the first one is what the act is about
+    ctx.model.get_or_insert(name);
+    allowed.map_err(|denied| deny(ctx, denied))
+}
+
+fn read_name(fleet: &Fleet, (field, written): (&str, &str)) -> Result<ModelName, Refusal> {
+    let name = match ModelName::parse(written) {
         Ok(name) if fleet.is_remote(name.key()) => Ok(name.marked_cloud()),
         Ok(name) => Ok(name),
         // other OpenAI-compatible servers name models as they like
@@ -395,6 +433,16 @@ fn read_name(fleet: &Fleet, written: &str) -> Result<ModelName, BadName> {
             let name = ModelName::opaque(written);
             if fleet.lists(name.key()) { Ok(name) } else { Err(bad) }
         }
+    };
+    name.map_err(|bad| Refusal::bad_request(format!("field '{field}': {bad}")))
+}
+
+/// An estimate needs no instance, but a model that none has is a mistake that is better told now.
+fn refuse_absent(gateway: &Gateway, ctx: &Ctx) -> Result<(), Refusal> {
+    let model = ctx.model.as_ref().map(|model| model.key());
+    match gateway.scheduler.find(model, Surface::V1, &[]) {
+        Err(absent @ Nowhere::NoModel) => Err(no_place(gateway, ctx, absent.into())),
+        Ok(_) | Err(Nowhere::NoInstance) => Ok(()),
     }
 }
 

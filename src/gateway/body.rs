@@ -77,15 +77,11 @@ pub(super) async fn read(
     if length.is_some_and(|length| length > limit) {
         return Err(Refusal::body_too_large(limit).into());
     }
-    // what announces no length can be replayed on HTTP/1 alone
-    if length.is_none() && session.as_downstream().as_http1().is_none() {
-        return Err(Refusal::new(411, "length_required", "Content-Length is required").into());
-    }
     let reading = async {
         send_continue(session).await?;
         match length {
             Some(length) => read_known(session, length, reservation).await,
-            None => read_chunked(session, limit, reservation).await,
+            None => read_unannounced(session, limit, reservation).await,
         }
     };
     let read = tokio::time::timeout(time, reading).await;
@@ -127,9 +123,8 @@ async fn read_known(
     Ok(body.freeze())
 }
 
-/// A chunked body of any size: reads it all, then puts a fresh session with a body of one byte in
-/// place of the consumed one, which replays like any other. The connection closes afterwards.
-async fn read_chunked(
+/// A body of which nobody says how long it is: chunked, or over HTTP/2.
+async fn read_unannounced(
     session: &mut Session,
     limit: u64,
     reservation: &mut Reservation,
@@ -137,18 +132,29 @@ async fn read_chunked(
     let mut body = BytesMut::new();
     while let Some(piece) = session.read_request_body().await? {
         if (body.len() + piece.len()) as u64 > limit {
-            return Err(Refusal::body_too_large(limit).into());
+            return Err(Refusal::length_required(limit).into());
         }
         reservation.grow(piece.len() as u64)?;
         body.extend_from_slice(&piece);
     }
+    match session.as_downstream().as_http1() {
+        Some(_) => renew(session).await?,
+        // behind the end this makes up the byte that is replayed: see [`super::h2`]
+        None => session.enable_retry_buffering(),
+    }
+    Ok(body.freeze())
+}
+
+/// Puts a fresh session with a body of one byte, which replays like any other, in place of one
+/// whose chunked body was read. The connection closes afterwards.
+async fn renew(session: &mut Session) -> Result<()> {
     let head = head_with_one_byte(session);
     let (placeholder, _) = tokio::io::duplex(1);
     let placeholder = ServerSession::new_http1(Box::new(placeholder));
     let ServerSession::H1(consumed) =
         std::mem::replace(&mut *session.downstream_session, placeholder)
     else {
-        return Err(Error::explain(ErrorType::InternalError, "chunked body outside HTTP/1").into());
+        return Error::e_explain(ErrorType::InternalError, "chunked body outside HTTP/1");
     };
     let mut fresh = SessionV1::new(consumed.into_inner());
     fresh.set_pipelined_prefix(head);
@@ -157,7 +163,7 @@ async fn read_chunked(
     while fresh.read_body_bytes().await?.is_some() {}
     *session.downstream_session = ServerSession::H1(fresh);
     session.set_keepalive(None);
-    Ok(body.freeze())
+    Ok(())
 }
 
 fn head_with_one_byte(session: &Session) -> BytesMut {
@@ -180,15 +186,22 @@ fn head_with_one_byte(session: &Session) -> BytesMut {
     head
 }
 
-/// Answers `Expect: 100-continue`, which HTTP/1.0 does not know (RFC 9110, 10.1.1). Pingora takes
-/// the interim answer for an early one and would turn keep-alive off.
-pub(super) async fn send_continue(session: &mut Session) -> Result<()> {
+/// Answers `Expect: 100-continue`, which HTTP/1.0 does not know, and refuses to meet any other
+/// expectation (RFC 9110, 10.1.1). Pingora takes the interim answer for an early one and would turn
+/// keep-alive off.
+pub(super) async fn send_continue(session: &mut Session) -> Result<(), Unread> {
     let old = session.req_header().version == http::Version::HTTP_10;
-    if !old && session.get_header(http::header::EXPECT).is_some() {
-        let keepalive = session.get_keepalive();
-        session.write_continue_response().await?;
-        session.set_keepalive(keepalive);
+    let expected = session.get_header(http::header::EXPECT).filter(|_| !old);
+    let Some(expected) = expected else { return Ok(()) };
+    let keepalive = session.get_keepalive();
+    if !expected.as_bytes().eq_ignore_ascii_case(b"100-continue") {
+        // whether the body comes is anybody's guess
+        session.set_keepalive(None);
+        let detail = "Only 'Expect: 100-continue' can be met";
+        return Err(Refusal::new(417, "expectation", detail).into());
     }
+    session.write_continue_response().await?;
+    session.set_keepalive(keepalive);
     Ok(())
 }
 

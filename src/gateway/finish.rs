@@ -9,6 +9,7 @@ use pingora::proxy::Session;
 
 use super::Gateway;
 use super::account;
+use super::admit;
 use super::ctx::Ctx;
 use super::quota;
 use super::refusal::Refusal;
@@ -51,6 +52,7 @@ pub(super) fn finish(gateway: &Gateway, session: &Session, error: Option<&Error>
         watchdog.forget();
     }
     note_change(session, ctx);
+    note_limit(ctx);
     ctx.free_seat();
     ctx.reservation = None;
     ctx.body = None;
@@ -76,6 +78,9 @@ fn count(metrics: &Metrics, error: Option<&Error>, ctx: &Ctx, status: u16) {
     });
     if let Some(limit) = ctx.refusal.as_ref().and_then(Refusal::limit) {
         metrics.limited(limit);
+    }
+    if ctx.refusal.as_ref().is_some_and(|refusal| refusal.reason == "login_failure") {
+        metrics.auth_failure("password");
     }
     if ctx.refusal.is_none() && error.is_some() {
         metrics.client_gone(state(ctx));
@@ -126,6 +131,16 @@ fn note_change(session: &Session, ctx: &Ctx) {
         && let Some(instance) = &ctx.upstream
     {
         instance.suspect();
+    }
+}
+
+/// Tells the security log of whom a limit turned away, where it was not told on the spot.
+fn note_limit(ctx: &Ctx) {
+    let Some(refusal) = ctx.refusal.as_ref().filter(|refusal| refusal.status == 429) else {
+        return;
+    };
+    if matches!(refusal.reason, "body_memory" | "user_queue_full") {
+        admit::log_event(ctx, "limited", &refusal.detail);
     }
 }
 

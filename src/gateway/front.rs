@@ -12,6 +12,7 @@ use std::time::{Duration, Instant as Clock};
 
 use async_trait::async_trait;
 use bytes::{BufMut, BytesMut};
+use http::HeaderValue;
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use pingora::apps::{HttpPersistentSettings, HttpServerApp, ServerApp};
@@ -37,6 +38,7 @@ use crate::live::Live;
 use crate::route;
 use crate::telemetry::access_log::AccessLine;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::security_log::SecurityEvent;
 
 /// How long a connection may idle between two requests.
 pub const KEEPALIVE: Duration = Duration::from_secs(75);
@@ -81,12 +83,17 @@ impl Front {
         let watched = Watched::new(stream, Some(self.stage.clone()));
         let watchdog = watched.watchdog();
         let mut next = Some((Box::new(watched) as Stream, None));
+        let mut behind = BytesMut::new();
         while let Some((mut stream, settings)) = next.take() {
             let arrival = Arrival { client, begun: Clock::now() };
-            let head = self.read_head(&mut stream, &watchdog, idle).await;
+            let begun = std::mem::take(&mut behind);
+            let head = self.read_head(&mut stream, &watchdog, idle, begun).await;
             watchdog.rest();
             let head = match head {
-                Ok(head) => head,
+                Ok(Head { bytes, behind: rest }) => {
+                    behind = rest;
+                    bytes
+                }
                 Err(Unfit::Closed) => return,
                 Err(Unfit::Refused(bytes, refusal)) => {
                     self.refuse(&mut stream, arrival, &bytes, &refusal).await;
@@ -114,19 +121,23 @@ impl Front {
         Some(reused.consume())
     }
 
-    /// Reads until the end of a head; what came behind it comes along.
+    /// Reads until the end of a head, which may have `begun`; what came behind it comes along.
     async fn read_head(
         &self,
         stream: &mut Stream,
         watchdog: &Watchdog,
         idle: Duration,
-    ) -> Result<BytesMut, Unfit> {
-        let mut bytes = BytesMut::with_capacity(2048);
-        watchdog.expect_request(idle);
-        if !matches!(read_some(stream, &mut bytes).await, Ok(1..)) {
-            return Err(Unfit::Closed);
+        begun: BytesMut,
+    ) -> Result<Head, Unfit> {
+        let mut bytes = begun;
+        if bytes.is_empty() {
+            bytes = BytesMut::with_capacity(2048);
+            watchdog.expect_request(idle);
+            if !matches!(read_some(stream, &mut bytes).await, Ok(1..)) {
+                return Err(Unfit::Closed);
+            }
+            watchdog.rest();
         }
-        watchdog.rest();
         let generation = self.live.load();
         let config = &generation.config;
         if let Some(end) = end_of_head(&mut bytes) {
@@ -137,7 +148,11 @@ impl Front {
         watchdog.allow(time);
         loop {
             if bytes.len() > limits.headers {
-                return Err(Unfit::Refused(bytes, head_too_large()));
+                return Err(Unfit::Refused(bytes, BadHead::TooLarge.into()));
+            }
+            // the empty line that is waited for might never come
+            if lint::has_bare_feed(&bytes) {
+                return Err(Unfit::Refused(bytes, BadHead::LineEnd.into()));
             }
             match read_some(stream, &mut bytes).await {
                 Ok(1..) => {}
@@ -156,7 +171,8 @@ impl Front {
     /// Answers a request that is none.
     async fn refuse(&self, stream: &mut Stream, from: Arrival, head: &[u8], refusal: &Refusal) {
         let line = lint::glance(head);
-        let id = RequestId::new();
+        let given = lint::request_id(head).and_then(|id| HeaderValue::from_bytes(id).ok());
+        let id = RequestId::of(given.as_ref());
         let body = refusal.body(route::dialect_of(line.path));
         let written = match refusal.head(&id, body.len()) {
             Ok(head) if line.method == "HEAD" => write_raw(stream, &head, b"").await,
@@ -174,11 +190,22 @@ impl Front {
     async fn turn_away(&self, stream: &mut Stream, from: Arrival, refusal: &Refusal) {
         let id = RequestId::new();
         let body = refusal.body(route::Dialect::Plain);
-        if let Ok(head) = refusal.head(&id, body.len()) {
-            let _ = timeout(Duration::from_millis(100), stream.write_all(&raw(&head, &body))).await;
-        }
-        self.count(0, &from, refusal);
-        from.line(&id, refusal).write(self.live.load().config.log.access);
+        let written = match refusal.head(&id, body.len()) {
+            Ok(head) => {
+                let answer = raw(&head, &body);
+                let writing = timeout(Duration::from_millis(100), stream.write_all(&answer));
+                matches!(writing.await, Ok(Ok(())))
+            }
+            Err(_) => false,
+        };
+        self.turned_away(if written { refusal.status } else { 0 }, &from, (&id, refusal));
+    }
+
+    fn turned_away(&self, status: u16, from: &Arrival, (id, refusal): (&RequestId, &Refusal)) {
+        from.tell(id, refusal);
+        self.count(status, from, refusal);
+        let line = AccessLine { status, ..from.line(id, refusal) };
+        line.write(self.live.load().config.log.access);
     }
 
     fn count(&self, status: u16, from: &Arrival, refusal: &Refusal) {
@@ -205,9 +232,7 @@ impl ServerApp for Front {
         let arrival = Arrival { client: client.ip(), begun: Clock::now() };
         if let (Err(refusal), true) = (&admitted, self.entrance.is_tls()) {
             // a handshake costs more than the connection that there is no room for
-            let id = RequestId::new();
-            let line = AccessLine { status: 0, ..arrival.line(&id, refusal) };
-            line.write(config.log.access);
+            self.turned_away(0, &arrival, (&RequestId::new(), refusal));
             return None;
         }
         let mut stream = self.entrance.secure(visitor).await?;
@@ -234,6 +259,20 @@ struct Arrival {
 }
 
 impl Arrival {
+    /// Tells the security log of a connection that is one too many.
+    fn tell(&self, request_id: &str, refusal: &Refusal) {
+        SecurityEvent {
+            event: "limited",
+            address: self.client,
+            request_id,
+            route: "-",
+            key: None,
+            user_id: None,
+            reason: &refusal.detail,
+        }
+        .write();
+    }
+
     /// The access line of what is refused before it is a request.
     fn line<'a>(&self, request_id: &'a str, refusal: &'a Refusal) -> AccessLine<'a> {
         AccessLine {
@@ -262,6 +301,14 @@ impl Arrival {
     }
 }
 
+/// A head that is in order, and what came with it.
+struct Head {
+    /// The head, and of its body what was there.
+    bytes: BytesMut,
+    /// The beginning of another request.
+    behind: BytesMut,
+}
+
 /// Why a connection brings no request.
 enum Unfit {
     /// It was closed, or idled for too long.
@@ -275,29 +322,39 @@ async fn read_some(stream: &mut Stream, bytes: &mut BytesMut) -> std::io::Result
     stream.read_buf(&mut bytes.limit(room)).await
 }
 
-fn judge(bytes: BytesMut, end: usize, limits: &Limits) -> Result<BytesMut, Unfit> {
+fn judge(bytes: BytesMut, end: usize, limits: &Limits) -> Result<Head, Unfit> {
     if end > limits.headers {
-        return Err(Unfit::Refused(bytes, head_too_large()));
+        return Err(Unfit::Refused(bytes, BadHead::TooLarge.into()));
     }
     match lint::check(bytes.get(..end).unwrap_or_default()) {
-        Ok(_) => Ok(bytes),
-        Err(bad @ BadHead::TooMany) => {
-            Err(Unfit::Refused(bytes, Refusal::new(431, "head_too_large", bad.to_string())))
-        }
-        Err(bad) => Err(Unfit::Refused(bytes, Refusal::bad_request(bad.to_string()))),
+        Ok(Some(length)) if (bytes.len() - end) as u64 > length => Ok(part(bytes, end, length)),
+        Ok(_) => Ok(Head { bytes, behind: BytesMut::new() }),
+        Err(bad) => Err(Unfit::Refused(bytes, bad.into())),
     }
 }
 
-fn head_too_large() -> Refusal {
-    Refusal::new(431, "head_too_large", "Request headers are too large")
+/// Cuts off what came behind a body: Pingora would answer the one request, promise to keep the
+/// connection, and close it.
+fn part(mut bytes: BytesMut, end: usize, length: u64) -> Head {
+    if lint::asks_for_upgrade(bytes.get(..end).unwrap_or_default()) {
+        return Head { bytes, behind: BytesMut::new() };
+    }
+    // a length below that of the bytes that are there
+    let mut behind = bytes.split_off(end + usize::try_from(length).unwrap_or_default());
+    skip_empty_lines(&mut behind);
+    Head { bytes, behind }
 }
 
-/// Where the head ends, if its end is there. Some clients send an empty line behind a body (RFC
-/// 9112, 2.2, asks to ignore it).
-fn end_of_head(bytes: &mut BytesMut) -> Option<usize> {
+/// Some clients send an empty line behind a body (RFC 9112, 2.2, asks to ignore it).
+fn skip_empty_lines(bytes: &mut BytesMut) {
     while bytes.starts_with(b"\r\n") {
         let _ = bytes.split_to(2);
     }
+}
+
+/// Where the head ends, if its end is there.
+fn end_of_head(bytes: &mut BytesMut) -> Option<usize> {
+    skip_empty_lines(bytes);
     // line by line: a search for four bytes costs more to prepare than a head has lines
     let mut ends = memchr::memchr_iter(b'\n', bytes).map(|at| at + 1);
     ends.find(|end| bytes.get(..*end).is_some_and(|head| head.ends_with(END_OF_HEAD)))

@@ -45,6 +45,9 @@ const CONNECTION_WINDOW: u32 = 1 << 20;
 /// What waits to be sent of one stream, bytes.
 const SEND_BUFFER: usize = 64 << 10;
 
+/// Bytes of a head that h2 itself lets pass at the least; it counts 32 more for each field.
+const LEAST_LIST: usize = 64 << 10;
+
 /// How long the last words of a stream that is going to be cut get. A stream that is dropped
 /// without its end is reset, and h2 throws away what waits to be sent then; nothing tells when that
 /// is out, but the connection needs no more than a turn.
@@ -65,7 +68,9 @@ pub(super) async fn serve(
     greeting.allow(config.timeouts.header);
     let mut options = HttpServerOptions::default();
     options.h2_idle_timeout = Some(KEEPALIVE);
-    let headers = u32::try_from(config.limits.headers).unwrap_or(u32::MAX);
+    // what is refused here gets no body, no id and no access line: [`super::admit`] refuses before
+    let headers = config.limits.headers.saturating_mul(2).max(LEAST_LIST);
+    let headers = u32::try_from(headers).unwrap_or(u32::MAX);
     let last = Arc::default();
     let streams = Streams { proxy: Arc::clone(proxy), options, headers, greeting, last, stage };
     ServerApp::process_new(&Arc::new(streams), Box::new(stream), shutdown).await;
@@ -121,6 +126,8 @@ struct WatchedStream {
     alarm: Alarm,
     /// The body was read to its end. Behind trailers, which nobody asks for, h2 would not say so.
     ended: bool,
+    /// The body was kept elsewhere, to its end: see [`WatchedStream::get_retry_buffer`].
+    kept: bool,
     /// Bytes of comments that were written past Pingora.
     comments: usize,
 }
@@ -130,7 +137,7 @@ impl WatchedStream {
         let alarm = Alarm::new(Some(stage));
         let companions = Companions { watchdog: alarm.watchdog(), last };
         inner.req_header_mut().extensions_mut().insert(companions);
-        Self { inner, alarm, ended: false, comments: 0 }
+        Self { inner, alarm, ended: false, kept: false, comments: 0 }
     }
 
     /// What the client says, unless something is due before.
@@ -260,6 +267,7 @@ impl CustomSession for WatchedStream {
     }
 
     fn enable_retry_buffering(&mut self) {
+        self.kept = self.ended;
         self.inner.enable_retry_buffering();
     }
 
@@ -267,8 +275,11 @@ impl CustomSession for WatchedStream {
         self.inner.retry_buffer_truncated()
     }
 
+    /// Where nothing is left to be buffered, a byte stands for the body: without any, Pingora would
+    /// not call the filter that puts the kept bytes in its place.
     fn get_retry_buffer(&self) -> Option<Bytes> {
-        self.inner.get_retry_buffer()
+        let buffered = self.inner.get_retry_buffer();
+        buffered.or_else(|| self.kept.then(|| Bytes::from_static(b"x")))
     }
 
     fn set_read_timeout(&mut self, _timeout: Option<Duration>) {}

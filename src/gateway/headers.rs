@@ -4,11 +4,11 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use http::header::{
-    ACCEPT, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, TRANSFER_ENCODING,
-    USER_AGENT,
+    ACCEPT, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, RETRY_AFTER,
+    TRANSFER_ENCODING, USER_AGENT,
 };
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderName, HeaderValue, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::{ErrorType, OrErr, Result};
 
@@ -51,6 +51,8 @@ fn stays_here(name: &HeaderName) -> bool {
             | "proxy-connection"
             | "proxy-authenticate"
             | "proxy-authentication-info"
+            | "proxy-authorization"
+            | "te"
             | "trailer"
             | "upgrade"
             | "alt-svc"
@@ -58,7 +60,8 @@ fn stays_here(name: &HeaderName) -> bool {
             | "www-authenticate"
             | "x-request-id"
     );
-    listed || name.starts_with("access-control-")
+    // limits are ours: those of an instance are about us, and would stand beside what we say
+    listed || name.starts_with("access-control-") || name.starts_with("x-ratelimit-")
 }
 
 /// What an instance's `Connection` cannot take from the client.
@@ -129,11 +132,32 @@ pub(super) fn to_client(
     headers.insert(X_USHER_UPSTREAM, instance.headers.name.clone());
     headers.insert(SERVER_TIMING, server_timing(ctx));
     headers.extend(ctx.quota.headers());
+    if parts.status == StatusCode::SERVICE_UNAVAILABLE {
+        bound_retry(headers);
+    }
     *response = parts.into();
     if own_reason.is_some() {
         response.set_reason_phrase(own_reason.as_deref())?;
     }
     cors::grant(response, ctx)
+}
+
+/// Tells in an answer that is made here where its time went and, if it came to one, which instance it
+/// is about.
+pub(super) fn tell(head: &mut ResponseHeader, ctx: &Ctx) -> Result<()> {
+    head.insert_header(SERVER_TIMING, server_timing(ctx))?;
+    if let Some(instance) = &ctx.upstream {
+        head.insert_header(X_USHER_UPSTREAM, instance.headers.name.clone())?;
+    }
+    Ok(())
+}
+
+/// Nobody is sent away for longer than by ourselves; a date is as good as the longest wait.
+fn bound_retry(headers: &mut HeaderMap) {
+    if let Some(wait) = headers.get_mut(RETRY_AFTER) {
+        let seconds = wait.to_str().ok().and_then(|wait| wait.trim().parse::<u64>().ok());
+        *wait = seconds.unwrap_or(60).clamp(1, 60).into();
+    }
 }
 
 /// What one side calls its connection's own in `Connection`.

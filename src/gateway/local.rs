@@ -10,6 +10,7 @@ use pingora::proxy::Session;
 use super::Gateway;
 use super::cors::{self, Preflight};
 use super::ctx::Ctx;
+use super::headers::tell;
 use super::quota;
 use super::refusal::{self, Refusal};
 use crate::model::ModelName;
@@ -134,6 +135,7 @@ pub(super) async fn begin(
         head.insert_header(http::header::TRANSFER_ENCODING, "chunked")?;
     }
     head.insert_header("X-Request-Id", ctx.request_id.value())?;
+    tell(&mut head, ctx)?;
     quota::tell(&mut head, ctx)?;
     cors::grant(&mut head, ctx)?;
     session.write_response_header(Box::new(head), false).await
@@ -157,6 +159,7 @@ pub(super) async fn write(
         head.insert_header("Content-Length", body.len())?;
     }
     head.insert_header("X-Request-Id", ctx.request_id.value())?;
+    tell(&mut head, ctx)?;
     quota::tell(&mut head, ctx)?;
     cors::grant(&mut head, ctx)?;
     let bodiless = empty || session.req_header().method == http::Method::HEAD;

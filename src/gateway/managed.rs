@@ -1,5 +1,5 @@
-//! What changes the models of an instance, or of all: chosen, and written down before it is done:
-//! who, from where, what, on which instance.
+//! What changes the models of an instance, or of all: chosen, allowed, and written down before it
+//! is done: who, from where, what, on which instance.
 
 use std::sync::Arc;
 
@@ -7,18 +7,22 @@ use http::Method;
 use pingora::proxy::Session;
 
 use super::Gateway;
-use super::admit::{ADMIN_BODY, Admitted, Stop, keep_body, look_at};
-use super::body::{self, Unread};
+use super::admit::{ADMIN_BODY, Admitted, Stop, authorise_act, keep_body, look_at};
+use super::body;
 use super::ctx::{Ctx, Target};
 use super::everywhere::Round;
 use super::refusal::Refusal;
 use crate::config::EVERY_INSTANCE;
 use crate::model::ModelName;
 use crate::payload::{self, Payload};
+use crate::policy::RoutePermit;
 use crate::route::ManageOp;
 use crate::store::Actor;
 use crate::telemetry::security_log::SecurityEvent;
 use crate::upstream::{Fleet, Instance};
+
+/// Largest body of what creates a model, bytes: a template, licences, the names of many blobs.
+const CREATION: u64 = 16 << 20;
 
 /// Where something is to be done.
 enum Place {
@@ -26,21 +30,21 @@ enum Place {
     Everywhere(Vec<Arc<Instance>>),
 }
 
-/// Finds out where it is to be done, and writes it down.
+/// Finds out where it is to be done and whether it may be, and writes it down.
 pub(super) async fn admit(
     gateway: &Gateway,
     session: &mut Session,
     ctx: &mut Ctx,
-    op: ManageOp,
+    (permit, op): (&RoutePermit, ManageOp),
 ) -> Result<Admitted, Stop> {
     let chosen = choose(session, ctx)?;
     if let Place::One(instance) = &chosen {
         ctx.take(Target::Instance(instance.id), &gateway.live);
     }
-    let payload = match chosen {
-        Place::One(_) => read_small(gateway, session, ctx, op).await?,
-        Place::Everywhere(_) => read_whole(gateway, session, ctx, op).await?,
-    };
+    let payload = read(gateway, session, ctx, op).await?;
+    if let Some(payload) = &payload {
+        authorise(ctx, permit, op, payload)?;
+    }
     let chosen = match chosen {
         // the same layers from each of them would only be sent several times
         Place::Everywhere(all) if op == ManageOp::Push => match pushes(&all, payload.as_ref()) {
@@ -59,7 +63,7 @@ pub(super) async fn admit(
         Place::One(_) => {
             if ctx.body.is_none() {
                 // the instance never hears of the expectation, so nobody else would answer it
-                body::send_continue(session).await.map_err(Unread::from)?;
+                body::send_continue(session).await?;
             }
             Ok(Admitted::Proxied)
         }
@@ -147,24 +151,9 @@ async fn write_down(
     Ok(())
 }
 
-/// What a body says that is short enough to be read before it is passed on: blobs are not, and of
-/// the rest only what creates a model may be longer.
-async fn read_small(
-    gateway: &Gateway,
-    session: &mut Session,
-    ctx: &mut Ctx,
-    op: ManageOp,
-) -> Result<Option<Payload>, Stop> {
-    let length = body::declared_length(session);
-    if op == ManageOp::Blob || !length.is_some_and(|length| (1..=ADMIN_BODY).contains(&length)) {
-        return Ok(None);
-    }
-    let body = keep_body(gateway, session, ctx, ADMIN_BODY).await?;
-    Ok(Some(look_at(body, payload::inspect).await?))
-}
-
-/// What a body says that several instances will get: all but blobs is kept until then.
-async fn read_whole(
+/// Reads all bodies but blobs before they travel, however they are framed: an act without its name
+/// could be neither judged nor written down.
+async fn read(
     gateway: &Gateway,
     session: &mut Session,
     ctx: &mut Ctx,
@@ -173,8 +162,33 @@ async fn read_whole(
     if op == ManageOp::Blob {
         return Ok(None);
     }
-    let body = keep_body(gateway, session, ctx, ctx.config.limits.body).await?;
-    Ok(Some(look_at(body, payload::inspect).await?))
+    let creates = op == ManageOp::Create;
+    let limit = if creates { CREATION } else { ADMIN_BODY };
+    let body = keep_body(gateway, session, ctx, limit).await?;
+    let look = if creates { payload::inspect_creation } else { payload::inspect };
+    Ok(Some(look_at(body, look).await?))
+}
+
+/// Each model that the act names has to be one that the caller may use: else a copy, or a model that
+/// is made from another, would be a way around the lists.
+fn authorise(
+    ctx: &mut Ctx,
+    permit: &RoutePermit,
+    op: ManageOp,
+    payload: &Payload,
+) -> Result<(), Refusal> {
+    let model = ("model", payload.model_or_name());
+    let (source, destination) = (payload.source.as_deref(), payload.destination.as_deref());
+    let names = match op {
+        ManageOp::Blob => [None, None],
+        ManageOp::Copy => [Some(("source", source)), Some(("destination", destination))],
+        ManageOp::Create => [Some(model), payload.from.as_deref().map(|from| ("from", Some(from)))],
+        ManageOp::Delete | ManageOp::Pull | ManageOp::Push => [Some(model), None],
+    };
+    names
+        .into_iter()
+        .flatten()
+        .try_for_each(|(field, name)| authorise_act(ctx, permit, (field, name.unwrap_or_default())))
 }
 
 fn copied(payload: &Payload) -> String {

@@ -14,6 +14,8 @@ use serde::Serialize;
 
 use super::cors;
 use super::ctx::Ctx;
+use super::headers;
+use super::lint::BadHead;
 use super::quota;
 use super::request_id::RequestId;
 use crate::admin::Fault;
@@ -74,6 +76,12 @@ impl Refusal {
     /// The body is larger than `limit` bytes.
     pub(super) fn body_too_large(limit: u64) -> Self {
         Self::new(413, "body_too_large", format!("Request body is larger than {limit} bytes"))
+    }
+
+    /// A body that announced no length is larger than `limit` bytes.
+    pub(super) fn length_required(limit: u64) -> Self {
+        let detail = format!("Request body is larger than {limit} bytes and has no Content-Length");
+        Self::new(411, "length_required", detail)
     }
 
     /// The body was not there in time.
@@ -180,11 +188,12 @@ impl Refusal {
     pub(super) fn limit(&self) -> Option<&'static str> {
         Some(match self.reason {
             "body_memory" => "body_memory",
-            "body_timeout" | "body_too_large" => "body",
+            "body_timeout" | "body_too_large" | "length_required" => "body",
             "connections" => "connections",
             "connections_per_ip" => "connections_per_ip",
             word @ ("requests" | "reads" | "tokens") => word,
             "head_timeout" | "head_too_large" => "headers",
+            "login_limit" | "login_locked" => "login",
             "queue_full" => "queue",
             "queue_timeout" => "max_queue_wait",
             "too_late" => "deadline",
@@ -215,7 +224,7 @@ impl Refusal {
             head.insert_header("Retry-After", seconds)?;
         }
         // these never get better by trying again, and SDKs retry some of them unasked
-        if self.extra.hopeless || matches!(self.status, 401 | 403 | 413 | 415) {
+        if self.extra.hopeless || matches!(self.status, 401 | 403 | 411 | 413 | 415) {
             head.insert_header("x-should-retry", "false")?;
         }
         Ok(Box::new(head))
@@ -235,12 +244,24 @@ impl Refusal {
         })
     }
 
-    /// What a stream that has begun ends with: an error in its own dialect.
-    pub(super) fn stream_end(&self, dialect: Dialect, sse: bool) -> Bytes {
+    /// What a stream that has begun ends with: an error in its own dialect. `number` is the next one
+    /// of a stream whose events are numbered, which those of Responses are.
+    pub(super) fn stream_end(&self, dialect: Dialect, sse: bool, number: Option<u64>) -> Bytes {
         Bytes::from(match (dialect, sse) {
             (Dialect::Anthropic, true) => {
                 let error = Typed { r#type: self.anthropic_type(), message: &self.detail };
                 let event = json(&AnthropicEvent { r#type: "error", error });
+                format!("event: error\ndata: {event}\n\n")
+            }
+            (_, true) if number.is_some() => {
+                let event = json(&ResponsesEvent {
+                    r#type: "error",
+                    code: self.extra.code,
+                    message: &self.detail,
+                    param: None,
+                    sequence_number: number.unwrap_or_default(),
+                    error: self.openai_error(),
+                });
                 format!("event: error\ndata: {event}\n\n")
             }
             (_, true) => {
@@ -284,6 +305,7 @@ impl Refusal {
 pub(super) async fn write(session: &mut Session, refusal: &Refusal, ctx: &Ctx) -> Result<()> {
     let body = refusal.body(ctx.dialect);
     let mut head = refusal.head(&ctx.request_id, body.len())?;
+    headers::tell(&mut head, ctx)?;
     quota::tell(&mut head, ctx)?;
     cors::grant(&mut head, ctx)?;
     let bodiless = session.req_header().method == http::Method::HEAD;
@@ -334,6 +356,17 @@ impl From<Fault> for Refusal {
         no.extra.retry_after = fault.retry_after.or(soon).map(|wait| wait.clamp(1, 3600));
         no.extra.challenge = no.status == 401;
         no
+    }
+}
+
+impl From<BadHead> for Refusal {
+    fn from(bad: BadHead) -> Self {
+        match bad {
+            BadHead::TooLarge | BadHead::TooMany => {
+                Self::new(431, "head_too_large", bad.to_string())
+            }
+            bad => Self::bad_request(bad.to_string()),
+        }
     }
 }
 
@@ -388,6 +421,17 @@ struct OpenAi<'a> {
 
 #[derive(Serialize)]
 struct OpenAiEvent<'a> {
+    error: OpenAiError<'a>,
+}
+
+/// As OpenAI documents it, and with `error` beside that, by which its SDKs know one.
+#[derive(Serialize)]
+struct ResponsesEvent<'a> {
+    r#type: &'static str,
+    code: Option<&'static str>,
+    message: &'a str,
+    param: Option<&'static str>,
+    sequence_number: u64,
     error: OpenAiError<'a>,
 }
 

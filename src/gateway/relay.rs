@@ -298,8 +298,7 @@ pub(super) fn passing(
         ctx.free_seat();
         // before the client has the end: who asks again at once finds it settled
         quota::settle(limits, ctx);
-        // an error in the stream is visible as it is; an end that is none would not be
-        if ctx.ended_early() && !ctx.meter.as_ref().is_some_and(|meter| meter.counts().errored) {
+        if ctx.ended_early() {
             ctx.refusal = Some(Refusal::broken(ctx.instance_name()));
             return Err(Error::new(REFUSED).into_up());
         }
@@ -407,14 +406,30 @@ async fn end_visibly(session: &mut Session, refusal: &Refusal, ctx: &Ctx) -> Res
     patience::make_known(session, ctx).await?;
     if sse || ctx.streams {
         let before = ctx.outgoing.unwritten(session.body_bytes_sent());
-        let line = refusal.stream_end(ctx.dialect, sse);
-        let end = [&before, ctx.outgoing.separator(sse), &line].concat();
-        session.downstream_session.write_response_body(end.into(), false).await?;
+        // the instance's own error is visible as it is
+        let end = match ctx.meter.as_ref().is_some_and(|meter| meter.counts().errored) {
+            true => before.to_vec(),
+            false => {
+                let line = refusal.stream_end(ctx.dialect, sse, next_number(ctx));
+                [&before, ctx.outgoing.separator(sse), &line].concat()
+            }
+        };
+        // nothing, written, would be the end of a complete answer
+        if !end.is_empty() {
+            session.downstream_session.write_response_body(end.into(), false).await?;
+        }
     }
     if session.as_downstream().is_custom() {
         tokio::time::sleep(h2::LAST_WORDS).await;
     }
     Ok(())
+}
+
+/// What the next event would be numbered with, where events are.
+fn next_number(ctx: &Ctx) -> Option<u64> {
+    let Some(Action::Infer(inference)) = ctx.route.map(|route| route.action) else { return None };
+    let numbered = inference.stream == StreamFormat::Responses;
+    numbered.then(|| ctx.meter.as_ref().map(Meter::pieces).unwrap_or_default())
 }
 
 /// The instance failed: its breaker hears of it, and so do its probes.

@@ -89,6 +89,20 @@ fn the_first_credential_that_resolves_wins() {
 }
 
 #[test]
+fn two_authorization_lines_are_malformed_where_none_is_needed_as_well() {
+    let (gateway, _sim) = open();
+    let key = gateway.key("ann");
+    for path in ["/", "/health", "/ready", "/api/tags"] {
+        assert_eq!(gateway.get(path).bearer(key).send().status, 200, "{path}");
+        let twice = gateway.get(path).bearer(key).bearer(key).send();
+        let detail = "more than one Authorization header";
+        assert_eq!((twice.status, twice.detail().as_str()), (400, detail), "{path}");
+    }
+    let login = gateway.post("/auth/login", &json!({ "username": "ann", "password": "x" }));
+    assert_eq!(login.bearer(key).bearer(key).send().status, 400);
+}
+
+#[test]
 fn a_key_in_a_query_or_a_cookie_is_none() {
     let (gateway, _sim) = open();
     let key = gateway.key("ann");

@@ -177,6 +177,20 @@ fn failures_to_authenticate_are_counted_by_reason_and_lookups_by_cache() {
 }
 
 #[test]
+fn logins_that_fail_and_those_that_are_too_many_are_counted() {
+    let sim = sim().args(&FAST).start();
+    let gateway = one(&sim);
+    gateway.home().set_password("ann", "correct horse battery");
+    let wrong = json!({ "username": "ann", "password": "wrong horse battery" });
+    let statuses: Vec<u16> =
+        (0..6).map(|_| gateway.post("/auth/login", &wrong).send().status).collect();
+    assert_eq!(statuses.last(), Some(&429), "{statuses:?}");
+    let count = |wanted: u16| statuses.iter().filter(|status| **status == wanted).count() as f64;
+    wait_for(&gateway, r#"usher_auth_failures_total{reason="password"}"#, count(401));
+    wait_for(&gateway, r#"usher_limited_total{limit="login"}"#, count(429));
+}
+
+#[test]
 fn the_queue_the_instances_and_the_clients_that_leave_are_seen() {
     let sim = sim().args(&FAST).start();
     let gateway = gateway()

@@ -182,7 +182,8 @@ fn ends_visibly(answer: &Answer, path: &str, message: &str) {
     let data = end.trim().rsplit("data: ").next().expect("an event");
     let event: Value = serde_json::from_str(data).unwrap_or_else(|_| panic!("{path}: {end}"));
     assert_eq!(event["error"]["message"], message, "{path}: {end}");
-    assert_eq!(end.contains("event: error"), path == "/v1/messages", "{path}: {end}");
+    let named = ["/v1/messages", "/v1/responses"].contains(&path);
+    assert_eq!(end.contains("event: error"), named, "{path}: {end}");
 }
 
 #[test]

@@ -118,6 +118,8 @@ fn everything_that_a_request_is_judged_by_is_changed_by_a_signal() {
     let before = gateway.access_lines().len();
     assert_eq!(ask("/v1/chat/completions"), 413);
     change(&gateway, "level: info", "level: debug");
+    // a list that cannot be read is told at this level alone
+    sim.misbehave(&json!({ "kind": "status", "status": 500, "path": "/api/tags", "body": "" }));
     eventually("lines of the new level", || count(&gateway, "DEBUG") > 0);
     assert_eq!(gateway.access_lines().len(), before, "no access lines any more");
 }

@@ -343,3 +343,18 @@ fn named<'a>(list: &'a Value, field: &str) -> Vec<&'a str> {
 fn expect_closed(wire: &mut Wire) {
     assert!(wire.closes_within(crate::support::http::PATIENCE), "the connection stays open");
 }
+
+#[test]
+fn tokens_are_counted_for_models_that_are_there() {
+    let (gateway, _sim) = open();
+    let count = |model: &str| {
+        let request = gateway.post("/v1/messages/count_tokens", &chat(model));
+        request.key(gateway.key("ann")).send()
+    };
+    let there = count("llama3.2");
+    assert_eq!(there.status, 200, "{}", there.text());
+    assert!(there.json()["input_tokens"].as_u64() > Some(0));
+    let absent = count("nobody-has-it");
+    assert_eq!((absent.status, absent.detail().as_str()), (404, "model 'nobody-has-it' not found"));
+    assert_eq!(absent.json()["error"]["type"], "not_found_error");
+}

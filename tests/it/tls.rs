@@ -167,7 +167,8 @@ fn who_says_nothing_is_not_waited_for() {
 #[test]
 fn connections_are_counted_whatever_they_speak() {
     let house = House::with(|gateway| {
-        gateway.config("limits: { connections_per_ip: 3 }").without_waiting()
+        let own = "metrics: { address: 127.0.0.1:0 }";
+        gateway.config("limits: { connections_per_ip: 3 }").config(own).without_waiting()
     });
     let held = ["h2", "h2", "http/1.1"].map(|protocol| clients::idle(house.port(), protocol));
     let refused = curl(&house, "/health", &["--http2"]);
@@ -176,6 +177,9 @@ fn connections_are_counted_whatever_they_speak() {
         let lines = house.gateway.access_lines();
         lines.iter().any(|line| line["status"] == 0 && line["outcome"] == "connections_per_ip")
     });
+    let series = r#"usher_limited_total{limit="connections_per_ip"}"#;
+    let counted = || crate::support::metrics::value(&house.gateway, series) >= 1.0;
+    crate::support::eventually("and is counted", counted);
     let refused = house.gateway.get("/health").send();
     assert_eq!(
         (refused.status, &*refused.detail()),

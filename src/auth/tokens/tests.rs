@@ -167,6 +167,36 @@ async fn another_issuers_token_is_refused_for_any_claim_that_is_not_right() {
 }
 
 #[tokio::test]
+async fn a_token_of_the_future_is_not_believed_whoever_made_it() {
+    let (_, tokens) = believed(SHARED);
+    for (issued, outcome) in [(1030, None), (1031, Some(TokenFault::NotYet))] {
+        let foreign = hs256(OTHER, &with(&claims(), "iat", json!(issued)));
+        assert_eq!(check(&tokens, &foreign).await.err(), outcome, "{issued}");
+        let own = hs256(SECRET, &with(&ours(), "iat", json!(issued)));
+        assert_eq!(check(&tokens, &own).await.err(), outcome, "{issued}");
+    }
+    let (_, tokens) = believed("jwt: { leeway: 60s }");
+    let own = hs256(SECRET, &with(&ours(), "iat", json!(1060)));
+    assert!(check(&tokens, &own).await.is_ok(), "a longer leeway is meant");
+}
+
+#[tokio::test]
+async fn another_issuers_tokens_are_good_for_so_long_and_ours_as_long_as_they_were_made_for() {
+    const MONTH: i64 = 30 * 86_400;
+    let (_, tokens) = believed(SHARED);
+    let shorter = SHARED.replace("default_tier", "max_lifetime: 1h, default_tier");
+    let (_, strict) = believed(&shorter);
+    for (tokens, longest) in [(&tokens, MONTH), (&strict, 3600)] {
+        for (lives, outcome) in [(longest + 30, None), (longest + 31, Some(TokenFault::Lifetime))] {
+            let token = hs256(OTHER, &with(&claims(), "exp", json!(1000 + lives)));
+            assert_eq!(check(tokens, &token).await.err(), outcome, "{lives}");
+        }
+        let own = hs256(SECRET, &with(&ours(), "exp", json!(1000 + 10 * MONTH)));
+        assert!(check(tokens, &own).await.is_ok(), "its maker knows why");
+    }
+}
+
+#[tokio::test]
 async fn an_odd_address_is_no_address_and_no_reason_to_refuse() {
     let (_, tokens) = believed(SHARED);
     for email in [json!("no-at"), json!(7), json!(format!("{}@x", "a".repeat(253))), Value::Null] {

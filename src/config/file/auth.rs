@@ -13,10 +13,15 @@ use super::reader::{Item, Section};
 use super::secrets;
 use super::tree::Scalar;
 use super::values;
-use crate::config::{Auth, Issuer, Jwt, JwtSecret, NamedFile, Place, Rate, Secret, Window};
+use crate::config::{
+    Auth, Issuer, Jwt, JwtSecret, NamedFile, Place, Rate, RouteClass, Secret, Tier, Window,
+};
 
-/// `auth`; `tiers` are the names that a mapping of roles may give.
-pub(super) fn auth(root: &Section<'_>, tiers: &[&str], state_dir: &Path) -> Auth {
+/// The tiers that a mapping of roles may give.
+type Tiers = BTreeMap<String, Tier>;
+
+/// `auth`.
+pub(super) fn auth(root: &Section<'_>, tiers: &Tiers, state_dir: &Path) -> Auth {
     root.section("auth", |s| {
         let jwt = s.section("jwt", |s| jwt(s, state_dir));
         let api_keys = s.section("api_keys", |s| {
@@ -42,6 +47,12 @@ pub(super) fn auth(root: &Section<'_>, tiers: &[&str], state_dir: &Path) -> Auth
 const FIVE: Rate = Rate { amount: NonZeroU64::MIN.saturating_add(4), per: Window::Minute };
 /// More attempts are no limit for anybody who guesses.
 const MOST_ATTEMPTS: u64 = 1_000;
+/// The role of Supabase's key for servers, which passes all of its own rules.
+const SERVICE: &str = "service_role";
+/// What changes things for everybody.
+const RULING: [RouteClass; 2] = [RouteClass::Manage, RouteClass::Admin];
+/// How long tokens of others are good for at most, unless the file says otherwise.
+const MONTH: Duration = Duration::from_secs(30 * 86_400);
 /// Clocks that differ by more are to be set.
 const MOST_LEEWAY: Duration = Duration::from_secs(300);
 
@@ -116,7 +127,7 @@ fn leeway(scalar: &Scalar) -> Result<Duration, String> {
 }
 
 /// Issuers; no two of them, and none and ourselves, may be taken for each other.
-fn issuers(s: &Section<'_>, tiers: &[&str], jwt: &Jwt) -> Vec<Issuer> {
+fn issuers(s: &Section<'_>, tiers: &Tiers, jwt: &Jwt) -> Vec<Issuer> {
     let Some(list) = s.item("issuers") else { return Vec::new() };
     let seen = std::cell::RefCell::new(vec![(String::new(), jwt.issuer.clone())]);
     list.list(|item| {
@@ -135,7 +146,8 @@ fn issuers(s: &Section<'_>, tiers: &[&str], jwt: &Jwt) -> Vec<Issuer> {
     })
 }
 
-fn issuer(item: &Item<'_>, tiers: &[&str]) -> Option<Issuer> {
+fn issuer(item: &Item<'_>, tiers: &Tiers) -> Option<Issuer> {
+    let names: Vec<&str> = tiers.keys().map(String::as_str).collect();
     let (issuer, has_keys) = item.section(|s| {
         let jwks_file = s.item("jwks_file").filter(|item| !item.is_null());
         let issuer = Issuer {
@@ -147,7 +159,8 @@ fn issuer(item: &Item<'_>, tiers: &[&str]) -> Option<Issuer> {
             jwks_file: jwks_file.and_then(|item| named_file(&item)),
             role_claim: s.get("role_claim", steps).unwrap_or_default(),
             roles: roles(s, tiers),
-            default_tier: s.nullable("default_tier", values::known("tier", tiers)).map(Arc::from),
+            default_tier: s.nullable("default_tier", values::known("tier", &names)).map(Arc::from),
+            max_lifetime: s.get("max_lifetime", whole_seconds).unwrap_or(MONTH),
         };
         if issuer.role_claim.is_empty() && !issuer.roles.is_empty() {
             s.wrong("roles", "`role_claim` is missing: nothing says which claim they are of");
@@ -182,9 +195,21 @@ fn steps(scalar: &Scalar) -> Result<Vec<String>, String> {
     }
 }
 
-fn roles(s: &Section<'_>, tiers: &[&str]) -> BTreeMap<String, Arc<str>> {
-    let tier = |item: &Item<'_>| item.scalar(values::known("tier", tiers));
-    let read = |role: &str, item: &Item<'_>| Some((role.to_owned(), Arc::from(tier(item)?)));
+fn roles(s: &Section<'_>, tiers: &Tiers) -> BTreeMap<String, Arc<str>> {
+    let names: Vec<&str> = tiers.keys().map(String::as_str).collect();
+    let read = |role: &str, item: &Item<'_>| {
+        let tier = item.scalar(values::known("tier", &names))?;
+        let rights = tiers.get(&tier).map(|tier| &tier.allow);
+        if role == SERVICE
+            && RULING.iter().any(|class| rights.is_some_and(|rights| rights.contains(class)))
+        {
+            item.wrong(format!(
+                "`{SERVICE}` may not become `{tier}`, which allows `manage` or `admin`: every \
+                 backend of the project has that key"
+            ));
+        }
+        Some((role.to_owned(), Arc::from(tier)))
+    };
     s.item("roles").map(|roles| roles.entries(read)).unwrap_or_default().into_iter().collect()
 }
 

@@ -100,6 +100,10 @@ fn when_a_users_own_queue_is_full_the_answer_is_429_and_others_still_get_in() {
     let gateway = before(&sims, 1).config(balance).user("bob", "wide").start();
     let held = hold(&gateway, &sims[0]);
     let queue = full(&gateway, "Too many requests waiting", 429);
+    eventually("the security log tells it", || {
+        let lines = gateway.security_lines();
+        lines.iter().any(|line| line.contains("limited") && line.contains("requests waiting"))
+    });
     let other = waiting(&gateway, "bob", "another");
     sims[0].turn(&json!({ "wedged": false }));
     assert_eq!(other.exchange("POST").rest().status, 200);

@@ -137,6 +137,34 @@ fn a_client_that_expects_100_gets_it_and_keeps_its_connection() {
 }
 
 #[test]
+fn another_expectation_is_refused_and_no_body_is_asked_for() {
+    let (sim, gateway) = pair();
+    let key = gateway.key("admin");
+    let upload = format!("/api/blobs/sha256:{}", "0".repeat(64));
+    for (path, expected) in
+        [("/api/generate", "200-ok"), ("/api/generate", "100-continue, x"), (&*upload, "200-ok")]
+    {
+        let mut wire = gateway.connect();
+        wire.send(format!(
+            "POST {path} HTTP/1.1\r\nHost: usher\r\nX-API-Key: {key}\r\nContent-Length: 5\r\n\
+             Expect: {expected}\r\n\r\n"
+        ));
+        let answer = wire.answer("POST");
+        assert_eq!((answer.status, answer.interim.as_slice()), (417, [].as_slice()), "{expected}");
+        assert_eq!(answer.detail(), "Only 'Expect: 100-continue' can be met");
+        assert_eq!(answer.header("connection"), Some("close"));
+    }
+    assert_eq!(posted(&sim).len(), 0);
+    let body = prompt(200, Model::Last);
+    let mut wire = gateway.connect();
+    wire.send(head(&gateway, "HTTP/1.1", "Content-Length: 200\r\nExpect: 100-Continue\r\n"));
+    assert_eq!(wire.next_line(), "HTTP/1.1 100 Continue", "in any case");
+    assert_eq!(wire.next_line(), "");
+    wire.send(&body);
+    assert_served(&sim, &wire.answer("POST"), &body, "after 100");
+}
+
+#[test]
 fn an_upload_that_expects_100_gets_it_too() {
     let (sim, gateway) = pair();
     let body = prompt(100_000, Model::Last);

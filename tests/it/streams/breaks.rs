@@ -27,18 +27,31 @@ fn assert_visible(path: &str, answer: &Answer) -> String {
         let data = last.strip_prefix("data: ").unwrap_or_else(|| panic!("{path}: {text}"));
         serde_json::from_str(data).unwrap_or_else(|error| panic!("{path}: {error} in {data}"))
     };
-    if path == "/v1/messages" {
-        assert_eq!(error["type"], "error", "{error}");
-        assert!(text.contains("\n\nevent: error\ndata: "), "an event of its own: {text}");
-    } else if path.starts_with("/v1/") {
-        assert!(text.contains("\n\ndata: {\"error\":"), "an event of its own: {text}");
-    }
+    assert_dialect(path, &text, &error);
     let message = match &error["error"] {
         Value::String(message) => message.clone(),
         object => object["message"].as_str().expect("a message").to_owned(),
     };
     assert!(message.contains("'gpu0'") && !message.contains("127.0.0.1"), "{message}");
     message
+}
+
+/// The error is one that the route's own clients understand.
+fn assert_dialect(path: &str, text: &str, error: &Value) {
+    if path == "/v1/messages" {
+        assert_eq!(error["type"], "error", "{error}");
+        assert!(text.contains("\n\nevent: error\ndata: "), "an event of its own: {text}");
+    } else if path == "/v1/responses" {
+        assert!(text.contains("\n\nevent: error\ndata: {\"type\":\"error\","), "{text}");
+        let before = text.matches("\ndata: ").count() as u64 - 1;
+        let number = error["sequence_number"].as_u64().expect("a number");
+        // the last one may have been cut in its middle
+        assert!((before.saturating_sub(1)..=before).contains(&number), "{number}: {text}");
+        assert_eq!(error["message"], error["error"]["message"], "{error}");
+        assert!(error["code"].is_null() && error["param"].is_null(), "{error}");
+    } else if path.starts_with("/v1/") {
+        assert!(text.contains("\n\ndata: {\"error\":"), "an event of its own: {text}");
+    }
 }
 
 fn each(kind: &str, gateway: &Gateway, sim: &Sim, check: impl Fn(&str, &Answer, &Value)) {
@@ -107,7 +120,7 @@ fn a_stream_that_ends_without_its_last_message_ends_visibly() {
 }
 
 #[test]
-fn an_error_that_the_instance_puts_into_a_stream_passes_as_it_is() {
+fn an_error_that_the_instance_puts_into_a_stream_passes_as_it_is_and_the_stream_is_cut() {
     let sims = [paced(1000, 1, &[])];
     let gateway = before(&sims, 1).start();
     each("error_after", &gateway, &sims[0], |path, answer, line| {
@@ -118,8 +131,10 @@ fn an_error_that_the_instance_puts_into_a_stream_passes_as_it_is() {
                 assert_visible(path, answer);
             }
             _ => {
-                assert!(answer.text().contains("CUDA error"), "{path}: {}", answer.text());
-                assert_eq!(answer.cut, None, "{path}: nothing is added to it");
+                let text = answer.text();
+                assert_eq!(text.matches("CUDA error").count(), 1, "{path}: {text}");
+                assert!(!text.contains("gpu0"), "{path}: nothing is added to it: {text}");
+                assert!(answer.cut.is_some(), "{path}: it is no complete answer: {text}");
             }
         }
     });

@@ -68,8 +68,34 @@ fn refusals_come_in_the_dialect_of_the_route_however_much_is_still_sent() {
         let json = answer.json();
         assert_eq!(json.pointer(pointer), Some(&json!(text)), "{path} {json}");
     }
+}
+
+#[test]
+fn a_head_is_held_to_the_bounds_of_http_1_and_refused_as_anything_else() {
+    let house = House::open();
     let padded = format!("X-Padding: {}", "x".repeat(40_000));
-    assert_eq!(curl(&house, "/health", &["--http2", "-H", &padded]).status, 431);
+    let many: Vec<_> = (0..140).map(|number| format!("X-{number}: y")).collect();
+    let many: Vec<_> = many.iter().flat_map(|line| ["-H", line]).collect();
+    let large = "Request headers are too large";
+    for (more, status, text, outcome) in [
+        (vec!["-H", &padded], 431, large, "head_too_large"),
+        (many, 431, "Too many headers", "head_too_large"),
+        (vec!["-H", "X_Forwarded_For: 10.0.0.1"], 400, "Malformed header name", "bad_request"),
+    ] {
+        for (path, pointer) in [("/health", "/detail"), ("/v1/messages", "/error/message")] {
+            let id = format!("{outcome}-{}-{}", more.len(), path.len()).replace('_', "-");
+            let own = format!("X-Request-Id: {id}");
+            let asked = [&["--http2", "-H", &own][..], &more].concat();
+            let answer = curl(&house, path, &asked);
+            assert_eq!((answer.status, &*answer.version), (status, "2"), "{text} {answer:?}");
+            assert_eq!(answer.json().pointer(pointer), Some(&json!(text)), "{answer:?}");
+            assert_eq!(answer.header("x-request-id"), Some(&*id));
+            let line = house.gateway.access_line(&id);
+            assert_eq!((&line["status"], &line["outcome"]), (&json!(status), &json!(outcome)));
+        }
+    }
+    let fits = format!("X-Padding: {}", "x".repeat(30_000));
+    assert_eq!(curl(&house, "/health", &["--http2", "-H", &fits]).status, 200);
 }
 
 #[test]
@@ -196,17 +222,33 @@ async fn text(mut body: RecvStream) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_body_without_a_length_is_411_and_trailers_change_nothing() {
-    let house = House::open();
+async fn a_body_without_a_length_arrives_if_it_is_not_too_large_and_trailers_change_nothing() {
+    let house = House::with(|gateway| gateway.config("limits: { body: 1MiB }"));
     let mut client = connect(&house).await.ready().await.unwrap();
     let question = stream_of(3);
-
+    let padded = |size: usize| {
+        let space = " ".repeat(size.saturating_sub(question.len()));
+        Bytes::from([space.as_bytes(), &question].concat())
+    };
+    for size in [0, 65_536, 65_537, 1 << 20] {
+        let sent = padded(size);
+        let (answer, mut body) = client.send_request(request(&house, None), false).unwrap();
+        body.send_data(sent.clone(), true).unwrap();
+        let answer = answer.await.unwrap();
+        assert_eq!(answer.status(), 200, "{size}");
+        assert!(text(answer.into_body()).await.contains("\"done\":true"), "{size}");
+        let requests = house.instance.requests();
+        let last = requests.iter().rfind(|it| it["target"] == "/api/chat").unwrap();
+        assert_eq!(last["body_bytes"], sent.len(), "{size}");
+        client = client.ready().await.unwrap();
+    }
     let (answer, mut body) = client.send_request(request(&house, None), false).unwrap();
-    body.send_data(question.clone(), true).unwrap();
+    body.send_data(padded((1 << 20) + 1), true).unwrap();
     let answer = answer.await.unwrap();
     assert_eq!(answer.status(), 411);
     let refusal: Value = serde_json::from_str(&text(answer.into_body()).await).unwrap();
-    assert_eq!(refusal["error"], "Content-Length is required");
+    let detail = "Request body is larger than 1048576 bytes and has no Content-Length";
+    assert_eq!(refusal["error"], detail);
 
     let with_length = request(&house, Some(question.len()));
     let (answer, mut body) = client.send_request(with_length, false).unwrap();

@@ -213,3 +213,20 @@ fn an_instance_may_say_no_without_a_body() {
         assert_eq!(answer.cut, None);
     }
 }
+
+#[test]
+fn a_busy_instance_sends_nobody_away_for_long() {
+    let (odd, gateway) = pair();
+    let busy = "HTTP/1.1 503 Busy\r\nContent-Length: 0\r\nRetry-After";
+    for (told, heard) in [
+        ("9999", "60"),
+        ("0", "1"),
+        ("30", "30"),
+        ("Wed, 21 Oct 2065 07:28:00 GMT", "60"),
+        ("soon", "60"),
+    ] {
+        odd.answers(format!("{busy}: {told}\r\n\r\n"), false);
+        let answer = ask(&gateway);
+        assert_eq!((answer.status, answer.header("retry-after")), (503, Some(heard)), "{told}");
+    }
+}

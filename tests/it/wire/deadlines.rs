@@ -1,6 +1,6 @@
 //! Time, size and number: what a connection may take before it must give way.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 use socket2::{Domain, Socket, Type};
@@ -8,6 +8,7 @@ use std::io::Write;
 
 use super::{assert_refused, before_one, pair, posted, question, say};
 use crate::support::eventually;
+use crate::support::metrics::value;
 
 #[test]
 fn a_head_that_comes_byte_by_byte_is_refused_when_its_time_is_over() {
@@ -20,6 +21,24 @@ fn a_head_that_comes_byte_by_byte_is_refused_when_its_time_is_over() {
     wire.dribble(&endless, 1, Duration::from_millis(10)).ok();
     let answer = wire.answer("GET");
     assert_refused(&gateway, &answer, &[408], "a slow head");
+}
+
+#[test]
+fn lines_that_end_in_a_line_feed_alone_are_refused_at_once() {
+    let (_sim, builder) = before_one();
+    let gateway = builder.config("timeouts: { header: 60s }").start();
+    for head in ["GET /health HTTP/1.1\nHost: usher\n\n", "GET /health HTTP/1.1\r\nHost: usher\n"] {
+        let begun = Instant::now();
+        let answer = say(&gateway, head);
+        assert_refused(&gateway, &answer, &[400], head);
+        assert_eq!(answer.detail(), "Malformed line end in request head");
+        assert!(begun.elapsed() < Duration::from_secs(20), "{head:?}");
+    }
+    let mut wire = gateway.connect();
+    wire.send("GET /health HTTP/1.1\r").send("\nHost: usher\r").send("\n\r");
+    std::thread::sleep(Duration::from_millis(50));
+    wire.send("\n");
+    assert_eq!(wire.answer("GET").status, 200, "cut in the middle of an end is no fault");
 }
 
 #[test]
@@ -56,7 +75,7 @@ fn there_are_only_so_many_connections() {
         [("limits: { connections: 3 }", 503), ("limits: { connections_per_ip: 3 }", 429)]
     {
         let (_sim, builder) = before_one();
-        let gateway = builder.config(config).start();
+        let gateway = builder.config(config).config("metrics: { address: 127.0.0.1:0 }").start();
         let held: Vec<_> = (0..3)
             .map(|_| {
                 let mut held = None;
@@ -75,6 +94,13 @@ fn there_are_only_so_many_connections() {
         let answer = wire.answer("GET");
         assert_refused(&gateway, &answer, &[status], config);
         assert!(answer.header("retry-after").is_some(), "{config}");
+        let id = answer.header("x-request-id").expect("always one");
+        let told = format!("limited address=127.0.0.1 request_id={id} route=- reason=");
+        eventually("the security log tells it", || {
+            gateway.security_lines().iter().any(|line| line.contains(&told))
+        });
+        let counted = format!("usher_requests_total{{code=\"{status}\",route=\"-\",tier=\"-\"}}");
+        eventually("it is counted as it was answered", || value(&gateway, &counted) >= 1.0);
         drop(held);
         eventually("there is room again", || gateway.get("/health").send().status == 200);
     }

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::{before_one, pair, posted, question};
 use crate::support::eventually;
+use crate::support::http::Answer;
 use crate::support::sim::Sim;
 
 /// The headers of the last request that is no probe, by name.
@@ -147,6 +148,10 @@ fn what_an_instance_says_about_itself_stays_here() {
         ["X-Request-Id", "theirs"],
         ["X-Usher-Upstream", "theirs"],
         ["Server-Timing", "theirs"],
+        ["TE", "trailers"],
+        ["Proxy-Authorization", "Basic eDp5"],
+        ["X-RateLimit-Limit-Requests", "7"],
+        ["x-ratelimit-reset", "1s"],
         ["X-Custom", "passes"],
     ]}));
     for stream in [false, true] {
@@ -233,6 +238,52 @@ fn a_harmless_request_id_is_the_clients_own() {
         assert!(given.len() >= 16 && given.bytes().all(|byte| byte.is_ascii_alphanumeric()));
         gateway.access_line(&given);
     }
+}
+
+#[test]
+fn answers_that_are_made_here_tell_it_too_and_which_instance_they_are_about() {
+    let (sim, builder) = before_one();
+    let gateway = builder
+        .config("timeouts: { first_byte: 1s }")
+        .config("tiers: { slow: { requests: 1/h, allow: [read, inference] } }")
+        .user("ann", "slow")
+        .start();
+    let ask = |key| gateway.post("/api/generate", &question(false)).key(key).send();
+    let timing = |answer: &Answer| {
+        let timing = answer.header("server-timing").unwrap_or_default();
+        ["auth;dur=", "queue;dur=", "upstream;dur="].iter().all(|part| timing.contains(part))
+    };
+    let (admin, ann) = (gateway.key("admin"), gateway.key("ann"));
+    for path in ["/health", "/api/tags", "/v1/models", "/auth/me", "/nonsense"] {
+        let answer = gateway.get(path).key(admin).send();
+        assert!(timing(&answer), "{path} {:?}", answer.headers);
+        assert_eq!(answer.header("x-usher-upstream"), None, "{path}");
+    }
+    assert_eq!(ask(ann).status, 200);
+    let limited = ask(ann);
+    assert!(limited.status == 429 && timing(&limited), "{:?}", limited.headers);
+    sim.misbehave(&json!({ "kind": "hang", "path": "/api/generate", "times": 1 }));
+    let late = ask(admin);
+    assert_eq!((late.status, late.header("x-usher-upstream")), (504, Some("a")));
+    assert!(timing(&late), "{:?}", late.headers);
+}
+
+#[test]
+fn a_request_id_is_kept_by_refusals_of_what_is_no_request() {
+    let (_sim, gateway) = pair();
+    for (id, lines, status) in [
+        ("two-hosts", "Host: a\r\nHost: b\r\n", 400),
+        ("bare-feed", "Host: a\nX: y\r\n", 400),
+        ("many", &*format!("Host: a\r\n{}", "X: y\r\n".repeat(200)), 431),
+    ] {
+        let head = format!("GET /health HTTP/1.1\r\nX-Request-Id: {id}\r\n{lines}\r\n");
+        let answer = super::say(&gateway, head);
+        assert_eq!((answer.status, answer.header("x-request-id")), (status, Some(id)));
+        assert_eq!(gateway.access_line(id)["status"], status);
+    }
+    let odd = "GET /health HTTP/1.1\r\nX-Request-Id: a b\r\n\r\n";
+    let given = super::say(&gateway, odd).header("x-request-id").map(str::to_owned);
+    assert!(given.is_some_and(|id| id.len() == 16), "a harmful one is replaced");
 }
 
 #[test]

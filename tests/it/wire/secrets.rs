@@ -16,8 +16,11 @@ const CANARIES: [&str; 6] = [
 #[test]
 fn no_credential_and_no_prompt_is_ever_written_down_or_passed_on() {
     let (sim, builder) = before_one();
-    // every level, for those who debug their gateway with real traffic
-    let gateway = builder.user("anna", "free").env("RUST_LOG", "trace").start();
+    // every level, for those who debug their gateway with real traffic, and of those who would tell
+    // most
+    let loud = "trace,pingora_core=trace,pingora_proxy=trace,h2=trace,hyper=trace,reqwest=trace,\
+        sqlx=trace,redis=trace";
+    let gateway = builder.user("anna", "free").env("RUST_LOG", loud).start();
     let [bearer, password, cookie, query, path, imported] = CANARIES;
     // `user:` and the password, in Base64
     let basic = base64(&format!("user:{password}"));
