@@ -23,7 +23,7 @@ const USUAL: usize = 640;
 
 /// How long the thread rests when it has written everything. Waking it costs more than a line
 /// does, so under load it looks for lines itself, many at a time.
-const REST: Duration = Duration::from_millis(1);
+const REST: Duration = Duration::from_millis(10);
 
 /// Takes whole lines; cheap to clone.
 #[derive(Clone)]
