@@ -124,14 +124,17 @@ pub(super) fn to_client(
     headers.reserve(ADDED);
     // an answer has a handful of headers: looking at each is cheaper than looking up all names
     let hidden = headers.keys().filter(|name| stays_here(name)).cloned();
-    let hidden: Vec<HeaderName> = hidden.chain(nominated(headers)).collect();
+    let mut hidden: Vec<HeaderName> = hidden.collect();
+    if headers.contains_key(CONNECTION) {
+        hidden.extend(nominated(headers));
+    }
     for name in &hidden {
         headers.remove(name);
     }
     headers.insert(X_REQUEST_ID, ctx.request_id.value().clone());
     headers.insert(X_USHER_UPSTREAM, instance.headers.name.clone());
     headers.insert(SERVER_TIMING, server_timing(ctx));
-    headers.extend(ctx.quota.headers());
+    ctx.quota.each_header(|name, value| _ = headers.insert(name, value));
     if parts.status == StatusCode::SERVICE_UNAVAILABLE {
         bound_retry(headers);
     }

@@ -184,32 +184,33 @@ const TOKENS: [HeaderName; 3] = [
 ];
 
 impl Quota {
-    /// How the limits stand, as OpenAI tells it.
-    pub(super) fn headers(&self) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
+    /// Shows how the limits stand, as OpenAI tells it.
+    pub(super) fn each_header(&self, mut show: impl FnMut(HeaderName, HeaderValue)) {
         let both = [(REQUESTS, self.requests_stand), (TOKENS, self.tokens_stand)];
-        let stand = both.into_iter().filter_map(|(names, standing)| Some((names, standing?)));
-        stand.flat_map(|(names, standing)| {
-            let values = [
-                standing.rate.amount.get().into(),
-                standing.remaining.into(),
-                show(standing.reset).try_into().unwrap_or(HeaderValue::from_static("")),
-            ];
-            names.into_iter().zip(values)
-        })
+        for ([limit, remaining, reset], standing) in both {
+            let Some(standing) = standing else { continue };
+            show(limit, standing.rate.amount.get().into());
+            show(remaining, standing.remaining.into());
+            let until = written(standing.reset).try_into();
+            show(reset, until.unwrap_or(HeaderValue::from_static("")));
+        }
     }
 }
 
 /// Tells in an answer that is made here how the limits stand.
 pub(super) fn tell(head: &mut ResponseHeader, ctx: &Ctx) -> Result<()> {
-    for (name, value) in ctx.quota.headers() {
-        head.insert_header(name, value)?;
-    }
-    Ok(())
+    let mut told = Ok(());
+    ctx.quota.each_header(|name, value| {
+        if told.is_ok() {
+            told = head.insert_header(name, value);
+        }
+    });
+    told
 }
 
 /// A duration as OpenAI writes it, which is Go's way: `20ms`, `1s`, `6m0s`, `1h0m0s`; never less
 /// than it is.
-fn show(duration: Duration) -> String {
+fn written(duration: Duration) -> String {
     let millis = duration.as_micros().div_ceil(1000);
     if millis == 0 {
         return "0s".to_owned();
@@ -252,7 +253,7 @@ mod tests {
             (3_599_500_000, "1h0m0s"),
             (86_400_000_000, "24h0m0s"),
         ] {
-            assert_eq!(show(Duration::from_micros(micros)), text);
+            assert_eq!(written(Duration::from_micros(micros)), text);
         }
     }
 }

@@ -129,13 +129,15 @@ pub(super) fn connected(metrics: &Metrics, ctx: &mut Ctx) {
         metrics.cold_load(ctx.instance_name(), &model);
         ctx.cold = true;
     }
-    ctx.attempts.sent_at = Some(Instant::now());
+    let now = Instant::now();
+    ctx.attempts.sent_at = Some(now);
     if let Some(watchdog) = &ctx.watchdog
         && !is_managed(ctx)
     {
         let timeouts = &ctx.config.timeouts;
-        watchdog.allow(timeouts.first_byte);
-        watchdog.allow_in_all(timeouts.total.saturating_sub(ctx.start.elapsed()));
+        watchdog.allow_from(now, timeouts.first_byte);
+        let spent = now.saturating_duration_since(ctx.start);
+        watchdog.allow_in_all(now, timeouts.total.saturating_sub(spent));
     }
 }
 
@@ -167,7 +169,8 @@ pub(super) fn answered(
             Error::new(REFUSED).into_up()
         })?;
     }
-    ctx.timings.first_byte = Some(ctx.start.elapsed());
+    let now = Instant::now();
+    ctx.timings.first_byte = Some(now.saturating_duration_since(ctx.start));
     // a 500 is the model's trouble more often than the instance's: neither praise nor blame
     if status < 500
         && let Some(seat) = ctx.seat()
@@ -179,7 +182,7 @@ pub(super) fn answered(
     if let Some(watchdog) = &ctx.watchdog
         && !is_managed(ctx)
     {
-        watchdog.allow(ctx.config.timeouts.idle);
+        watchdog.allow_from(now, ctx.config.timeouts.idle);
     }
     begin_meter(response, ctx);
     Ok(())
@@ -259,13 +262,15 @@ pub(super) fn passing(
     end_of_stream: bool,
     ctx: &mut Ctx,
 ) -> Result<()> {
+    let now = Instant::now();
+    let age = now.saturating_duration_since(ctx.start);
     if let Some(watchdog) = &ctx.watchdog
         && !is_managed(ctx)
     {
-        watchdog.allow(ctx.config.timeouts.idle);
+        watchdog.allow_from(now, ctx.config.timeouts.idle);
     }
-    if body.as_ref().is_some_and(|piece| !piece.is_empty()) && ctx.timings.first_piece.is_none() {
-        ctx.timings.first_piece = Some(ctx.start.elapsed());
+    if body.as_ref().is_some_and(|piece| !piece.is_empty()) {
+        ctx.timings.first_piece.get_or_insert(age);
     }
     if let Some(belated) = &mut ctx.belated {
         belated.hear(body.take());
@@ -294,7 +299,7 @@ pub(super) fn passing(
     }
     if end_of_stream {
         ctx.complete = true;
-        ctx.timings.last_byte = Some(ctx.start.elapsed());
+        ctx.timings.last_byte = Some(age);
         ctx.free_seat();
         // before the client has the end: who asks again at once finds it settled
         quota::settle(limits, ctx);

@@ -104,12 +104,17 @@ impl Watchdog {
 
     /// The step that begins now may take this long.
     pub(super) fn allow(&self, limit: Duration) {
-        self.phase.store(self.after(limit), Ordering::Relaxed);
+        self.allow_from(std::time::Instant::now(), limit);
+    }
+
+    /// The same, for whoever has looked at the clock already: a chunk looks once.
+    pub(super) fn allow_from(&self, now: std::time::Instant, limit: Duration) {
+        self.phase.store(self.after(now, limit), Ordering::Relaxed);
     }
 
     /// Whatever the steps are, all of them together may take this long from now.
-    pub(super) fn allow_in_all(&self, limit: Duration) {
-        self.total.store(self.after(limit), Ordering::Relaxed);
+    pub(super) fn allow_in_all(&self, now: std::time::Instant, limit: Duration) {
+        self.total.store(self.after(now, limit), Ordering::Relaxed);
     }
 
     /// No deadline until the next one is set.
@@ -124,7 +129,7 @@ impl Watchdog {
         *self.comfort.head.lock() = Some(head);
         let millis = u64::try_from(every.as_millis()).unwrap_or(NEVER);
         self.comfort.every.store(millis, Ordering::Relaxed);
-        self.comfort.due.store(self.after(every), Ordering::Relaxed);
+        self.comfort.due.store(self.after(std::time::Instant::now(), every), Ordering::Relaxed);
     }
 
     /// It waits no more.
@@ -179,8 +184,9 @@ impl Watchdog {
         if self.between.load(Ordering::Relaxed) { Step::Closing } else { Step::Cut }
     }
 
-    fn after(&self, limit: Duration) -> u64 {
-        let due = self.base.elapsed().saturating_add(limit).as_millis();
+    fn after(&self, now: std::time::Instant, limit: Duration) -> u64 {
+        let age = Instant::from_std(now).saturating_duration_since(self.base);
+        let due = age.saturating_add(limit).as_millis();
         u64::try_from(due).unwrap_or(NEVER)
     }
 
@@ -201,7 +207,8 @@ impl Watchdog {
             Call::Expired => self.expire(),
             Call::Comfort => {
                 let every = Duration::from_millis(self.comfort.every.load(Ordering::Relaxed));
-                self.comfort.due.store(self.after(every), Ordering::Relaxed);
+                let due = self.after(std::time::Instant::now(), every);
+                self.comfort.due.store(due, Ordering::Relaxed);
             }
         }
     }
