@@ -20,14 +20,20 @@ impl ProxyHttp for Bare {
     }
 }
 
-/// Serves until it is told to stop; with TLS if it is given a certificate and its key.
+/// Serves until it is told to stop, on threads that take over each other's work if they `steal`;
+/// with TLS if it is given a certificate and its key.
 pub fn run(
     listen: SocketAddr,
     backend: SocketAddr,
-    threads: usize,
+    (threads, steal): (usize, bool),
     tls: Option<(&str, &str)>,
 ) -> Result<()> {
-    let conf = ServerConf { threads, grace_period_seconds: Some(0), ..ServerConf::default() };
+    let conf = ServerConf {
+        threads,
+        work_stealing: steal,
+        grace_period_seconds: Some(0),
+        ..ServerConf::default()
+    };
     let mut server = Server::new_with_opt_and_conf(None, conf);
     let mut proxy = http_proxy_service(&Arc::clone(&server.configuration), Bare(backend));
     match tls {

@@ -22,6 +22,7 @@ mod process;
 mod report;
 mod scenes;
 mod sharing;
+mod threads;
 mod tls;
 
 use std::time::{Duration, Instant};
@@ -49,12 +50,13 @@ fn main() -> Result<()> {
                 addresses.iter().map(|a| a.parse()).collect::<Result<_, _>>().context("ADDRESS")?;
             runtime()?.block_on(backend::run(addresses))
         }
-        ["bare", listen, backend, threads, tls @ ..] => {
+        ["bare", listen, backend, threads, steal, tls @ ..] => {
             let tls = match tls {
                 [cert, key] => Some((*cert, *key)),
                 _ => None,
             };
-            Ok(bare::run(listen.parse()?, backend.parse()?, threads.parse()?, tls)?)
+            let threads = (threads.parse()?, steal.parse()?);
+            Ok(bare::run(listen.parse()?, backend.parse()?, threads, tls)?)
         }
         [] => compare(&Extent::full()),
         ["quick"] => compare(&Extent::quick()),
@@ -64,7 +66,7 @@ fn main() -> Result<()> {
         ["frozen"] => runtime()?.block_on(sharing::freeze(false)),
         ["frozen", "quick"] => runtime()?.block_on(sharing::freeze(true)),
         ["layers"] => runtime()?.block_on(sharing::layers()),
-        ["threads"] => threads(&Extent::full()),
+        ["threads"] => threads::compare(&Extent::full()),
         ["drills"] => runtime()?.block_on(drills::run(false)),
         ["drills", "quick"] => runtime()?.block_on(drills::run(true)),
         ["logins"] => runtime()?.block_on(logins::run(false)),
@@ -139,23 +141,6 @@ fn compare(extent: &Extent) -> Result<()> {
     );
     println!("{text}");
     Ok(std::fs::write(RESULTS, text)?)
-}
-
-/// What a request costs with one thread and with more, in turns.
-fn threads(extent: &Extent) -> Result<()> {
-    println!("threads: requests/s, CPU seconds for 100,000 requests");
-    for _ in 0..extent.rounds {
-        for threads in 1..=machine::cores().min(4) {
-            let mut stage = Stage::set(machine::cores())?;
-            stage.threads = threads;
-            for peer in [Peer::Bare, Peer::Usher] {
-                let (rate, cpu) =
-                    runtime()?.block_on(scenes::saturate(&stage, peer, extent.pace))?;
-                println!("{}, {threads}: {rate:.0}, {cpu:.2}", peer.name());
-            }
-        }
-    }
-    Ok(())
 }
 
 fn count(extent: &Extent) -> Result<()> {

@@ -26,6 +26,8 @@ pub enum Peer {
     Direct,
     /// Pingora and nothing else.
     Bare,
+    /// The same with threads that keep to their own work: in no table of all.
+    BareSticky,
     /// nginx: a key, a rate limit, the least busy instance, an access log.
     Nginx,
     /// HAProxy: the same.
@@ -65,6 +67,7 @@ impl Peer {
         match self {
             Self::Direct => "direct",
             Self::Bare => "bare Pingora",
+            Self::BareSticky => "bare Pingora, no stealing",
             Self::Nginx => "nginx",
             Self::Haproxy => "HAProxy",
             Self::Usher => "Usher",
@@ -86,7 +89,7 @@ impl Peer {
     pub fn yardstick(self) -> Option<Self> {
         match self {
             Self::Direct | Self::Bare | Self::BareTls => None,
-            Self::Nginx | Self::Haproxy | Self::Usher => Some(Self::Bare),
+            Self::Nginx | Self::Haproxy | Self::Usher | Self::BareSticky => Some(Self::Bare),
             Self::UsherUnlimited | Self::UsherSharing => Some(Self::Usher),
             Self::NginxTls | Self::HaproxyTls | Self::UsherTls => Some(Self::BareTls),
         }
@@ -98,7 +101,7 @@ impl Peer {
             Self::Nginx | Self::NginxTls => version("nginx", "-v").is_some(),
             Self::Haproxy | Self::HaproxyTls => version("haproxy", "-v").is_some(),
             Self::UsherSharing => version("redis-server", "--version").is_some(),
-            Self::Direct | Self::Bare | Self::BareTls => true,
+            Self::Direct | Self::Bare | Self::BareSticky | Self::BareTls => true,
             Self::Usher | Self::UsherUnlimited | Self::UsherTls => true,
         }
     }
@@ -170,7 +173,9 @@ impl Stage {
         };
         let (command, key) = match peer {
             Peer::Direct => (None, "none".to_owned()),
-            Peer::Bare | Peer::BareTls => (Some(self.bare(peer, address)?), "none".to_owned()),
+            Peer::Bare | Peer::BareSticky | Peer::BareTls => {
+                (Some(self.bare(peer, address)?), "none".to_owned())
+            }
             Peer::Nginx | Peer::NginxTls => {
                 (Some(self.nginx(peer, address)?), "bench-key".to_owned())
             }
@@ -200,7 +205,9 @@ impl Stage {
     fn bare(&self, peer: Peer, address: SocketAddr) -> Result<Command> {
         let mut command = Command::new(std::env::current_exe()?);
         let backend = self.first()?.to_string();
-        command.args(["bare", &address.to_string(), &backend, &self.threads.to_string()]);
+        let steal = peer != Peer::BareSticky;
+        let threads = self.threads.to_string();
+        command.args(["bare", &address.to_string(), &backend, &threads, &steal.to_string()]);
         if peer.is_tls() {
             command.args([&self.tls.cert, &self.tls.key]);
         }

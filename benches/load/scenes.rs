@@ -87,12 +87,12 @@ impl Scene<'_> {
         self.note(Metric::Idle, idle / MIB);
         for count in self.pace.open {
             let held = self.hold(*count).await?;
-            let (each, after) = match count {
-                1000 => (Metric::Stream1000, Metric::After1000),
-                _ => (Metric::Stream5000, Metric::After5000),
+            let (each, after, wait) = match count {
+                1000 => (Metric::Stream1000, Metric::After1000, 2),
+                _ => (Metric::Stream5000, Metric::After5000, 12),
             };
             self.note(each, (held - idle) / *count as f64 / KIB);
-            sleep(Duration::from_secs(2)).await;
+            sleep(Duration::from_secs(wait)).await;
             self.note(after, self.running.memory() as f64 / MIB);
         }
         Ok(())
