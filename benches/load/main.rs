@@ -22,13 +22,14 @@ mod process;
 mod report;
 mod scenes;
 mod sharing;
-mod threads;
 mod tls;
+mod tuning;
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use bare::Setup;
 use peers::{Peer, Stage};
 use report::{Metric, Results};
 use scenes::Pace;
@@ -50,13 +51,13 @@ fn main() -> Result<()> {
                 addresses.iter().map(|a| a.parse()).collect::<Result<_, _>>().context("ADDRESS")?;
             runtime()?.block_on(backend::run(addresses))
         }
-        ["bare", listen, backend, threads, steal, tls @ ..] => {
+        ["bare", listen, backend, threads, setup, tls @ ..] => {
             let tls = match tls {
                 [cert, key] => Some((*cert, *key)),
                 _ => None,
             };
-            let threads = (threads.parse()?, steal.parse()?);
-            Ok(bare::run(listen.parse()?, backend.parse()?, threads, tls)?)
+            let setup = Setup::of(setup).context("SETUP")?;
+            Ok(bare::run(listen.parse()?, backend.parse()?, threads.parse()?, setup, tls)?)
         }
         [] => compare(&Extent::full()),
         ["quick"] => compare(&Extent::quick()),
@@ -66,14 +67,14 @@ fn main() -> Result<()> {
         ["frozen"] => runtime()?.block_on(sharing::freeze(false)),
         ["frozen", "quick"] => runtime()?.block_on(sharing::freeze(true)),
         ["layers"] => runtime()?.block_on(sharing::layers()),
-        ["threads"] => threads::compare(&Extent::full()),
+        ["tuning"] => tuning::compare(&Extent::full()),
         ["drills"] => runtime()?.block_on(drills::run(false)),
         ["drills", "quick"] => runtime()?.block_on(drills::run(true)),
         ["logins"] => runtime()?.block_on(logins::run(false)),
         ["logins", "quick"] => runtime()?.block_on(logins::run(true)),
         ["burn", threads, percent] => logins::burn(threads.parse()?, percent.parse()?),
         _ => bail!(
-            "usage: load [quick | instructions [quick | sharing] | threads | drills [quick] | \
+            "usage: load [quick | instructions [quick | sharing] | tuning | drills [quick] | \
              logins [quick] | frozen [quick] | layers]"
         ),
     }

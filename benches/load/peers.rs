@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
+use crate::bare::Setup;
 use crate::client::Target;
 use crate::process::{Process, Running};
 use crate::sharing::Server;
@@ -26,8 +27,9 @@ pub enum Peer {
     Direct,
     /// Pingora and nothing else.
     Bare,
-    /// The same with threads that keep to their own work: in no table of all.
+    /// The same, set up otherwise: in no table of all.
     BareSticky,
+    BareLean,
     /// nginx: a key, a rate limit, the least busy instance, an access log.
     Nginx,
     /// HAProxy: the same.
@@ -68,6 +70,7 @@ impl Peer {
             Self::Direct => "direct",
             Self::Bare => "bare Pingora",
             Self::BareSticky => "bare Pingora, no stealing",
+            Self::BareLean => "bare Pingora, no module",
             Self::Nginx => "nginx",
             Self::Haproxy => "HAProxy",
             Self::Usher => "Usher",
@@ -89,7 +92,8 @@ impl Peer {
     pub fn yardstick(self) -> Option<Self> {
         match self {
             Self::Direct | Self::Bare | Self::BareTls => None,
-            Self::Nginx | Self::Haproxy | Self::Usher | Self::BareSticky => Some(Self::Bare),
+            Self::Nginx | Self::Haproxy | Self::Usher => Some(Self::Bare),
+            Self::BareSticky | Self::BareLean => Some(Self::Bare),
             Self::UsherUnlimited | Self::UsherSharing => Some(Self::Usher),
             Self::NginxTls | Self::HaproxyTls | Self::UsherTls => Some(Self::BareTls),
         }
@@ -101,7 +105,8 @@ impl Peer {
             Self::Nginx | Self::NginxTls => version("nginx", "-v").is_some(),
             Self::Haproxy | Self::HaproxyTls => version("haproxy", "-v").is_some(),
             Self::UsherSharing => version("redis-server", "--version").is_some(),
-            Self::Direct | Self::Bare | Self::BareSticky | Self::BareTls => true,
+            Self::Direct | Self::Bare | Self::BareTls => true,
+            Self::BareSticky | Self::BareLean => true,
             Self::Usher | Self::UsherUnlimited | Self::UsherTls => true,
         }
     }
@@ -173,7 +178,7 @@ impl Stage {
         };
         let (command, key) = match peer {
             Peer::Direct => (None, "none".to_owned()),
-            Peer::Bare | Peer::BareSticky | Peer::BareTls => {
+            Peer::Bare | Peer::BareSticky | Peer::BareLean | Peer::BareTls => {
                 (Some(self.bare(peer, address)?), "none".to_owned())
             }
             Peer::Nginx | Peer::NginxTls => {
@@ -205,9 +210,13 @@ impl Stage {
     fn bare(&self, peer: Peer, address: SocketAddr) -> Result<Command> {
         let mut command = Command::new(std::env::current_exe()?);
         let backend = self.first()?.to_string();
-        let steal = peer != Peer::BareSticky;
+        let setup = match peer {
+            Peer::BareSticky => Setup::Sticky,
+            Peer::BareLean => Setup::Lean,
+            _ => Setup::Usual,
+        };
         let threads = self.threads.to_string();
-        command.args(["bare", &address.to_string(), &backend, &threads, &steal.to_string()]);
+        command.args(["bare", &address.to_string(), &backend, &threads, setup.word()]);
         if peer.is_tls() {
             command.args([&self.tls.cert, &self.tls.key]);
         }

@@ -1,4 +1,5 @@
-//! How many threads, and whether idle ones should take over the work of others.
+//! How many threads, whether idle ones should take over the work of others, and what a module costs
+//! that could compress answers.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -7,15 +8,35 @@ use std::fs;
 use anyhow::Result;
 
 use crate::peers::{Peer, Stage};
-use crate::{Extent, machine, runtime, scenes};
+use crate::{Extent, instructions, machine, runtime, scenes};
 
-const RESULTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/load/THREADS.md");
+const RESULTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/load/TUNING.md");
 /// More than these need more cores for the load than they take themselves.
 const MOST: usize = 8;
 const COMPARED: [Peer; 3] = [Peer::Bare, Peer::BareSticky, Peer::Usher];
 
-/// What a request costs with one thread and with more, in turns.
+/// What a request costs in each setup, in turns.
 pub fn compare(extent: &Extent) -> Result<()> {
+    let mut out = machine::heading("Tuning");
+    out += "`cargo bench --bench load -- tuning` writes this file.\n";
+    modules(extent, &mut out)?;
+    threads(extent, &mut out)?;
+    println!("{out}");
+    Ok(fs::write(RESULTS, out)?)
+}
+
+fn modules(extent: &Extent, out: &mut String) -> Result<()> {
+    let stage = Stage::set(machine::cores())?;
+    *out += "\n| | user instructions a request |\n|---|---:|\n";
+    for peer in [Peer::Bare, Peer::BareLean, Peer::Usher] {
+        eprintln!("instructions: {}", peer.name());
+        let each = instructions::of(&stage, peer, extent.few, extent.many)?;
+        let _ = writeln!(out, "| {} | {each:.0} |", peer.name());
+    }
+    Ok(())
+}
+
+fn threads(extent: &Extent, out: &mut String) -> Result<()> {
     let mut dice = machine::Dice::new();
     let counts: Vec<usize> = (0..).map(|power| 1 << power).take_while(within_reason).collect();
     let mut runs: Vec<(usize, Peer)> =
@@ -31,16 +52,14 @@ pub fn compare(extent: &Extent) -> Result<()> {
             found.entry((*threads, peer.name())).or_default().push(measured);
         }
     }
-    let mut out = machine::heading("Threads");
-    out += "`cargo bench --bench load -- threads` writes this file: medians, smallest and largest.\n\n\
-            | threads | | requests/s, 64 connections | CPU seconds for 100,000 requests |\n\
-            |---:|---|---:|---:|\n";
+    *out += "\nMedian, smallest and largest:\n\n\
+             | threads | | requests/s, 64 connections | CPU seconds for 100,000 requests |\n\
+             |---:|---|---:|---:|\n";
     for ((threads, name), measured) in found {
         let (rates, cpu): (Vec<f64>, Vec<f64>) = measured.into_iter().unzip();
         let _ = writeln!(out, "| {threads} | {name} | {} | {} |", spread(rates, 0), spread(cpu, 2));
     }
-    println!("{out}");
-    Ok(fs::write(RESULTS, out)?)
+    Ok(())
 }
 
 fn within_reason(threads: &usize) -> bool {
