@@ -21,10 +21,10 @@ const BATCH: usize = 32 * 1024;
 /// Room for a usual line.
 const USUAL: usize = 640;
 
-/// How long the thread rests when it has written everything, for each line that it has written.
+/// How long the thread rests when it has written everything, for each line that it wrote last.
 /// Waking it costs more than a line does, so under load it looks for lines itself, many at a time.
 const REST: Duration = Duration::from_millis(1);
-/// Lines that it rests for at most: it takes a core from requests each time that it looks.
+/// No more lines than these count: ten milliseconds are the longest rest.
 const RESTED_FOR: u32 = 10;
 
 /// Takes whole lines; cheap to clone.
